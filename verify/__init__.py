@@ -1,0 +1,1 @@
+"""A conformance suite for speculative decoders: is any decoder lossless, with what certainty, and if not, why?"""
