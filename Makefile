@@ -1,0 +1,31 @@
+# `make verify` and `make test` need Python 3.11+, make and git; everything else is installed into $(VENV).
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: verify test check bench clean
+
+verify: $(VENV)/installed ## judge the embedded decoder; ARGS="--decoder transformers --profile smoke" for others
+	$(BIN)/python -m pytest verify/ $(ARGS)
+
+test: $(VENV)/installed ## the tests of this repository
+	$(BIN)/python -m pytest tests/ $(ARGS)
+
+check: $(VENV)/installed ## what CI checks besides the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed ## acceptance and speed of the fixture pair against plain decoding and transformers
+	$(BIN)/python -m dspark bench $(ARGS)
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . --group test --group check --group bench
+	touch $@
+
+clean:
+	rm -rf $(VENV) reports/local .mypy_cache .ruff_cache .pytest_cache

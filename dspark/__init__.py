@@ -1,0 +1,17 @@
+"""A reference speculative decoder: lossless, batched, with every sampling setting applied to the true history."""
+
+from dspark.decoder import SpeculativeDecoder
+from dspark.drafters.model import ModelDrafter
+from dspark.drafters.ngram import NgramDrafter
+from dspark.record import AcceptanceRecord
+from dspark.request import Generation, Request, SamplingParams
+
+__all__ = [
+    "AcceptanceRecord",
+    "Generation",
+    "ModelDrafter",
+    "NgramDrafter",
+    "Request",
+    "SamplingParams",
+    "SpeculativeDecoder",
+]

@@ -1,0 +1,225 @@
+"""The decoding loop: draft a block, verify it with one target forward, emit, roll back, repeat."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from dspark.cache import open_context
+from dspark.causal_model import CausalModel
+from dspark.drafters.protocol import Drafter, Proposal
+from dspark.randomness import round_uniforms, uniform_source
+from dspark.record import AcceptanceRecord
+from dspark.request import DecodingRequest, Generation, validate
+from dspark.sampling import Processors
+from dspark.verification import Verification, verify_block
+
+
+class SpeculativeDecoder:
+    """Decodes with a target and a drafter; the output follows the target's law exactly, whatever the drafter.
+
+    One `seed` gives one output, alone or in any batch (up to the arithmetic of the models: batched matrix products
+    round differently). Without a drafter, or with `num_draft_tokens=0`, the same loop decodes plainly.
+    """
+
+    def __init__(self, target: PreTrainedModel, drafter: Drafter | None = None) -> None:
+        self.target = CausalModel.of(target)
+        self.drafter = drafter
+
+    def generate(self, requests: Sequence[DecodingRequest]) -> list[Generation]:
+        """Answer all requests as one batch, in order; raises ValueError where one cannot be answered."""
+        if not requests:
+            return []
+        batch = self._batch(requests)
+        while batch.running:
+            batch.advance()
+        return [row.generation() for row in batch.rows]
+
+    def stream(self, request: DecodingRequest) -> Iterator[list[int]]:
+        """Yield the output round by round; closing the iterator cancels the request and leaves no trace."""
+        return _rounds(self._batch([request]))
+
+    def _batch(self, requests: Sequence[DecodingRequest]) -> "Batch":
+        for request in requests:
+            validate(request, vocab_size=self.target.vocab_size, max_positions=self.target.max_positions)
+        return Batch(self.target, self.drafter, requests)
+
+
+def _rounds(batch: "Batch") -> Iterator[list[int]]:
+    while batch.running:
+        yield batch.advance()[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class Row:
+    """One request on its way: `token_ids` is prompt and output; its last token is the anchor of the next round."""
+
+    request: DecodingRequest
+    source: torch.Generator
+    token_ids: list[int]
+    finish_reason: str = ""
+    roles: list[str] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    drafted_per_step: list[int] = field(default_factory=list)
+    accepted_per_step: list[int] = field(default_factory=list)
+
+    @property
+    def num_remaining(self) -> int:
+        """Tokens still to emit."""
+        return self.request.max_new_tokens - len(self.roles)
+
+    def emit(self, token_ids: list[int], logprobs: list[float], *, num_accepted: int, num_drafted: int) -> list[int]:
+        """Append a round's tokens up to the first stop token and return them."""
+        stops = self.request.stop_token_ids
+        cut = next((index + 1 for index, token_id in enumerate(token_ids) if token_id in stops), 0)
+        emitted = token_ids[:cut] if cut else token_ids
+        num_accepted = min(num_accepted, len(emitted))
+        last_role = "recovered" if num_accepted < num_drafted else "bonus"
+        self.token_ids += emitted
+        self.roles += (["accepted"] * num_accepted + [last_role])[: len(emitted)]
+        self.logprobs += logprobs[: len(emitted)]
+        self.drafted_per_step.append(num_drafted)
+        self.accepted_per_step.append(num_accepted)
+        self.finish_reason = "stop" if cut else "length" if self.num_remaining == 0 else ""
+        return emitted
+
+    def generation(self) -> Generation:
+        """The finished answer."""
+        return Generation(
+            token_ids=tuple(self.token_ids[len(self.request.prompt_token_ids) :]),
+            finish_reason=self.finish_reason,
+            logprobs=tuple(self.logprobs) if self.request.logprobs else None,
+            roles=tuple(self.roles),
+            record=AcceptanceRecord.of(
+                drafted_per_step=self.drafted_per_step, accepted_per_step=self.accepted_per_step
+            ),
+        )
+
+
+class Batch:
+    """The state of some requests; `advance` runs one round over those in `running`. Finished rows cost nothing."""
+
+    @torch.inference_mode()
+    def __init__(self, target: CausalModel, drafter: Drafter | None, requests: Sequence[DecodingRequest]) -> None:
+        self.rows = [
+            Row(request=each, source=uniform_source(each.seed), token_ids=list(each.prompt_token_ids))
+            for each in requests
+        ]
+        self.running = list(range(len(requests)))
+        dtype = torch.float64 if target.model.dtype == torch.float64 else torch.float32
+        self.processors = Processors(requests, vocab_size=target.vocab_size, device=target.device, dtype=dtype)
+        self.context = open_context(target, len(requests))
+        self.session = drafter.open(len(requests)) if drafter else None
+        self._prefill()
+
+    @torch.inference_mode()
+    def advance(self) -> dict[int, list[int]]:
+        """Run one round: the tokens emitted, by request."""
+        rows = [self.rows[index] for index in self.running]
+        token_ids = [row.token_ids for row in rows]
+        wanted = [min(row.request.num_draft_tokens, row.num_remaining - 1) if self.session else 0 for row in rows]
+        uniforms = round_uniforms(
+            [row.source for row in rows],
+            [row.request.num_draft_tokens for row in rows],
+            width=max(wanted),
+            device=self.processors.device,
+        )
+        history = self.processors.history(token_ids)
+        if self.session and max(wanted):
+            proposal = self.session.propose(
+                token_ids=token_ids,
+                num_draft_tokens=wanted,
+                processors=self.processors,
+                history=history,
+                uniforms=uniforms.draft,
+            )
+        else:
+            proposal = Proposal.empty(len(rows), self.processors)
+        if any(length > want for length, want in zip(proposal.draft_lengths, wanted, strict=True)):
+            raise ValueError(
+                f"the drafter proposed {proposal.draft_lengths} tokens where at most {wanted} were asked for; more "
+                "would pass max_new_tokens. Respect num_draft_tokens."
+            )
+        drafts = proposal.draft_token_ids
+        anchors = torch.tensor([[ids[-1]] for ids in token_ids], device=drafts.device)
+        block = torch.cat([anchors, drafts], 1)  # [B, 1 + K]
+        logits = self.context.extend(block, [1 + length for length in proposal.draft_lengths])  # [B, 1 + K, V]
+        target_probs = self.processors.probs(logits, history, drafts)
+        verification = verify_block(
+            draft_token_ids=drafts,
+            draft_probs=proposal.draft_probs,
+            target_probs=target_probs,
+            draft_lengths=torch.tensor(proposal.draft_lengths, device=drafts.device),
+            accept_uniforms=uniforms.accept[:, : drafts.shape[1]],
+            final_uniforms=uniforms.final,
+        )
+        emitted = self._emit(rows, proposal, target_probs, verification)
+        self._roll_back(rows, block)
+        return emitted
+
+    def _prefill(self) -> None:
+        """Read all of each prompt but its last token, the first anchor."""
+        heads = [row.token_ids[:-1] for row in self.rows]
+        counts = [len(head) for head in heads]
+        width = max(counts, default=0)
+        if width == 0:
+            return
+        block = torch.tensor([head + [0] * (width - len(head)) for head in heads], device=self.processors.device)
+        self.context.extend(block, counts, last=True)
+        self.context.commit(counts)
+        if self.session:
+            self.session.observe(token_ids=block, counts=counts)
+
+    def _emit(
+        self, rows: list[Row], proposal: Proposal, target_probs: Tensor, verification: Verification
+    ) -> dict[int, list[int]]:
+        drafts = proposal.draft_token_ids
+        numbers = [verification.num_accepted[:, None], verification.final_token_ids[:, None], drafts]
+        numbers.append(target_probs[..., 0].isnan().long())  # a NaN law is NaN everywhere
+        outcome: list[list[int]] = torch.cat(numbers, 1).tolist()  # the one transfer of a round
+        logprobs = self._logprobs(rows, drafts, target_probs, verification)
+        emitted = {}
+        for place, (index, row, numbers_of_row) in enumerate(zip(self.running, rows, outcome, strict=True)):
+            num_accepted, final, *rest = numbers_of_row
+            num_drafts = drafts.shape[1]
+            if any(rest[num_drafts : num_drafts + num_accepted + 1]):
+                position = len(row.roles) + rest[num_drafts:].index(1)
+                raise ValueError(
+                    f"the target's logits for request {index} at output position {position} are NaN or infinite, or "
+                    "leave no token possible; a law needs finite ones. Check the checkpoint, the dtype and the bans."
+                )
+            emitted[index] = row.emit(
+                [*rest[:num_accepted], final],
+                logprobs[place] if logprobs else [],
+                num_accepted=num_accepted,
+                num_drafted=proposal.draft_lengths[place],
+            )
+        return emitted
+
+    def _logprobs(
+        self, rows: list[Row], drafts: Tensor, target_probs: Tensor, verification: Verification
+    ) -> list[list[float]] | None:
+        """Log-probabilities of drafts and final token under the processed target law; None where nobody asked."""
+        if not any(row.request.logprobs for row in rows):
+            return None
+        final = verification.final_token_ids[:, None]  # [B, 1]
+        emitted = torch.cat([drafts, final], 1).scatter(1, verification.num_accepted[:, None], final)  # [B, K + 1]
+        values: list[list[float]] = target_probs.gather(-1, emitted.unsqueeze(-1)).squeeze(-1).log().tolist()
+        return values
+
+    def _roll_back(self, rows: list[Row], block: Tensor) -> None:
+        """Forget rejected drafts and finished rows."""
+        kept = [place for place, row in enumerate(rows) if not row.finish_reason]
+        self.running = [self.running[place] for place in kept]
+        if not kept:
+            return
+        if self.session:
+            self.session.observe(token_ids=block, counts=[1 + row.accepted_per_step[-1] for row in rows])
+        self.context.commit([len(row.token_ids) - 1 for row in rows])
+        if len(kept) < len(rows):
+            self.processors = self.processors.select(kept)
+            self.context.select(kept)
+            if self.session:
+                self.session.select(kept)

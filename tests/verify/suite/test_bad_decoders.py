@@ -1,0 +1,72 @@
+"""Decoders that break the contract: one clear message, the right verdict and exit code, and a report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+LENGTHS = "verify/suite/test_05_stopping.py::test_every_length[same]"
+
+
+def judge(tmp_path: Path, decoder: str, *checks: str, more: tuple[str, ...] = ()) -> tuple[int, dict[str, Any], str]:
+    """Run some checks in a process of their own; exit code, results and what was printed."""
+    command = [sys.executable, "-m", "pytest", *checks, "--decoder", f"tests.verify.suite.decoders:{decoder}"]
+    command += ["--profile", "smoke", "--seed", "1", "--allow-partial", "--report-dir", str(tmp_path), *more]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    reports = list(tmp_path.glob("*/latest/results.json"))
+    results = json.loads(reports[0].read_text()) if reports else {}
+    return done.returncode, results, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        ("Raises", "generate raised RuntimeError on a request that needs only claimed features: out of coffee"),
+        ("TooFew", "the output ended too early"),
+        ("TooMany", "2 tokens emitted where max_new_tokens is 1"),
+        ("Foreign", "token id 64 is not in the target's vocabulary of 64"),
+        ("OneAnswerShort", "generate returned 0 generations for 1 requests"),
+        ("NotASequence", "it must return a sequence with one Generation per request"),
+        ("unknown_claim", "unknown capability 'topk'; did you mean 'top_k'?"),
+        ("cannot_be_built", "make_decoder raised OSError"),
+    ],
+)
+def test_broken_contract_fails(tmp_path: Path, decoder: str, message: str) -> None:
+    exit_code, results, printed = judge(tmp_path, decoder, LENGTHS)
+    assert exit_code == 1, printed
+    (check,) = results["checks"]
+    assert check["verdict"] == "fail"
+    assert check["evidence"] == "contract"
+    assert message in check["reason"]
+    assert message in printed
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("decoder", "check", "message"),
+    [
+        (
+            "claims_logprobs",
+            "test_11_logprobs.py::test_tables[plain]",
+            "logprobs were requested and are claimed, but absent",
+        ),
+        ("claims_record", "test_10_acceptance.py::test_record[0.0]", "record is claimed but absent"),
+        ("claims_streaming", "test_14_streaming.py::test_stream[greedy]", "stream raised AttributeError"),
+        ("IgnoresTopK", "test_13_unclaimed.py::test_raises[top_k]", "top_k is not claimed, yet a request"),
+    ],
+)
+def test_claims_are_held_to(tmp_path: Path, decoder: str, check: str, message: str) -> None:
+    exit_code, results, printed = judge(tmp_path, decoder, f"verify/suite/{check}")
+    assert exit_code == 1, printed
+    assert message in results["checks"][0]["reason"]
+
+
+def test_nothing_claimed_is_not_a_pass(tmp_path: Path) -> None:
+    exit_code, results, printed = judge(tmp_path, "claims_record", "verify/suite/test_14_streaming.py")
+    assert exit_code == 11, printed
+    assert results["verdict"] == "incomplete"
+    assert {check["verdict"] for check in results["checks"]} == {"not_applicable"}

@@ -1,0 +1,43 @@
+"""The zoo: costs are estimated from above, and generated cases stay affordable and claimed."""
+
+import hypothesis
+import pytest
+
+from verify.cases import (
+    EXACT_BATCHES,
+    EXACT_PROCESSORS,
+    EXACT_ROUNDS,
+    EXACT_STOPS,
+    Case,
+    estimated_paths,
+    generated_cases,
+)
+from verify.protocol import Capabilities
+
+ZOO = (*EXACT_ROUNDS, *EXACT_PROCESSORS, *EXACT_STOPS, *EXACT_BATCHES)
+
+
+def test_names_are_unique() -> None:
+    assert len({case.name for case in ZOO}) == len(ZOO)
+
+
+def test_the_zoo_has_a_zero_under_draft_mass_and_every_draft_length() -> None:
+    assert any(case.spec.zeros for case in ZOO)
+    assert {request.num_draft_tokens for case in ZOO for request in case.requests} == {1, 2, 3}
+    assert {case.spec.vocab_size for case in ZOO} == {2, 3, 4, 5}
+
+
+@hypothesis.given(generated_cases(Capabilities(sampled=True, top_k=True), max_paths=500.0, batch=False))
+@hypothesis.settings(max_examples=100, deadline=None)
+def test_generated_cases_are_affordable_and_claimed(case: Case) -> None:
+    assert estimated_paths(case) <= 500
+    (request,) = case.requests
+    assert not request.stop_token_ids
+    assert request.sampling.top_p == 1
+    assert all(token_id < case.spec.vocab_size for token_id in request.prompt_token_ids)
+
+
+def test_a_third_draft_token_costs_more() -> None:
+    cheap, dear = EXACT_ROUNDS[9], EXACT_ROUNDS[2]
+    assert estimated_paths(cheap) < estimated_paths(dear)
+    assert estimated_paths(cheap) == pytest.approx(3568)

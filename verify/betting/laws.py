@@ -1,0 +1,170 @@
+"""The law that each known mistake gives to an emitted token, from `Rows` to [N, C].
+
+Notation of the standard rule: a draft is accepted with probability min(1, target/draft); after a rejection the
+recovered token comes from max(target - draft, 0), normalised (Leviathan et al. 2023, algorithm 1).
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+
+from verify.betting.evidence import Floats, Ints
+from verify.betting.rows import Rows, row_sums
+
+Law: TypeAlias = Callable[[Rows], Floats]
+
+
+def draft(rows: Rows) -> Floats:
+    """Every draft is accepted; also what a residual max(draft - target, 0) gives."""
+    return rows.draft
+
+
+def uniform(rows: Rows) -> Floats:
+    """Any token of the vocabulary."""
+    return np.full_like(rows.target, 1 / rows.evidence.vocab_size)
+
+
+def target_argmax(rows: Rows) -> Floats:
+    """The most probable token."""
+    return rows.one_hot(_argmax(rows.all_target))
+
+
+@cache
+def alternative(name: str) -> Law:
+    """The alternative law itself; one object per name, so that equal laws are known to be equal."""
+    return lambda rows: rows.at(rows.all_of(name))
+
+
+def power(*, target: float, draft: float = 0.0) -> Law:
+    """target^a draft^b, normalised."""
+
+    def law(rows: Rows) -> Floats:
+        logs = target * rows.log_target
+        if draft:
+            logs = logs + draft * rows.log_draft
+        logs -= logs.max(axis=1, keepdims=True)
+        weights = np.exp(logs, out=logs)
+        return rows.at(weights) / row_sums(weights)
+
+    return law
+
+
+def _argmax(values: Floats) -> Ints:
+    argmax: Ints = np.argmax(values, axis=1, keepdims=True)
+    return argmax
+
+
+def _with_acceptance(rows: Rows, all_accepted: Floats) -> Floats:
+    """Drafts accepted with mass `all_accepted` [N, V]; every rejection answered from the standard residual."""
+    return rows.at(all_accepted) + (1 - row_sums(all_accepted)) * rows.residual
+
+
+def accept_without_coin(rows: Rows) -> Floats:
+    """Accept iff target >= draft."""
+    return _with_acceptance(rows, np.where(rows.all_target >= rows.all_draft, rows.all_draft, 0))
+
+
+def accept_scaled(factor: float) -> Law:
+    """Accept with min(1, factor * target/draft): too generous (lenience) above 1, too strict below."""
+    return lambda rows: _with_acceptance(rows, np.minimum(rows.all_draft, factor * rows.all_target))
+
+
+def accept_shifted(shift: float) -> Law:
+    """Accept with min(1, target/draft + shift)."""
+    return lambda rows: _with_acceptance(rows, np.minimum(rows.all_draft, rows.all_target + shift * rows.all_draft))
+
+
+def accept_by(name: str) -> Law:
+    """Accept by an alternative target law, recover by the true one."""
+    return lambda rows: _with_acceptance(rows, np.minimum(rows.all_draft, rows.all_of(name)))
+
+
+def token_never_accepted(token_id: int) -> Law:
+    """A draft of this token is always lost."""
+
+    def law(rows: Rows) -> Floats:
+        accepted = np.minimum(rows.all_target, rows.all_draft)
+        accepted[:, token_id] = 0
+        return _with_acceptance(rows, accepted)
+
+    return law
+
+
+def recover_from_target(rows: Rows) -> Floats:
+    """The draft is not subtracted: the recovered token comes from the target."""
+    return rows.accepted + rows.rejected * rows.target
+
+
+def recover_from_draft(rows: Rows) -> Floats:
+    """The recovered token comes from the draft."""
+    return rows.accepted + rows.rejected * rows.draft
+
+
+def recover_from_absolute(rows: Rows) -> Floats:
+    """The residual is |target - draft|; its total is twice the rejected mass."""
+    return rows.accepted + np.abs(rows.target - rows.draft) / 2
+
+
+def recover_from_softmax(rows: Rows) -> Floats:
+    """The residual is softmax(max(target - draft, 0)): nearly uniform."""
+    weights = np.exp(rows.all_excess)
+    return rows.accepted + rows.rejected * rows.at(weights) / row_sums(weights)
+
+
+def recover_argmax(rows: Rows) -> Floats:
+    """The recovered token is the arg max of the residual."""
+    return rows.accepted + rows.rejected * rows.one_hot(_argmax(rows.all_excess))
+
+
+def recover_by(name: str) -> Law:
+    """Accept by the true target, recover by an alternative one."""
+    return lambda rows: rows.accepted + rows.rejected * rows.residual_of(rows.all_of(name), rows.all_draft)
+
+
+def greedy_draft_as_soft(rows: Rows) -> Floats:
+    """The draft is its arg max but is verified as if it had been sampled from the soft draft law."""
+    drafted = _argmax(rows.all_draft)  # [N, 1]
+    target_at = np.take_along_axis(rows.all_target, drafted, axis=1)
+    draft_at = np.take_along_axis(rows.all_draft, drafted, axis=1)
+    accept = np.minimum(1, target_at / draft_at)
+    return accept * rows.one_hot(drafted) + (1 - accept) * rows.residual
+
+
+def drawn_from(name: str) -> Law:
+    """Drafts are drawn from an alternative draft law but verified with the declared one."""
+
+    def law(rows: Rows) -> Floats:
+        accept = np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300))
+        return _with_acceptance(rows, rows.all_of(name) * accept)
+
+    return law
+
+
+def verified_with(name: str) -> Law:
+    """Drafts are drawn from the declared law but verified, and subtracted, with an alternative one."""
+
+    def law(rows: Rows) -> Floats:
+        verified = rows.all_of(name)
+        accepted = rows.all_draft * np.minimum(1, rows.all_target / np.maximum(verified, 1e-300))
+        rest = 1 - row_sums(accepted)
+        return rows.at(accepted) + rest * rows.residual_of(rows.all_target, verified)
+
+    return law
+
+
+def typical_acceptance(*, threshold: float, scale: float, greedy_draft: bool) -> Law:
+    """Accept iff target > min(threshold, scale exp(-entropy)), else emit the arg max (Cai et al. 2024, section 2.3)."""
+
+    def law(rows: Rows) -> Floats:
+        entropy = -row_sums(rows.all_target * rows.log_target)
+        accepts = rows.all_target > np.minimum(threshold, scale * np.exp(-entropy))
+        if greedy_draft:
+            drafted = _argmax(rows.all_draft)
+            accepted = np.take_along_axis(accepts, drafted, axis=1)
+            return np.where(accepted, rows.one_hot(drafted), target_argmax(rows))
+        all_accepted = np.where(accepts, rows.all_draft, 0)
+        return rows.at(all_accepted) + (1 - row_sums(all_accepted)) * target_argmax(rows)
+
+    return law

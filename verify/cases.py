@@ -1,0 +1,197 @@
+"""The zoo: cases chosen so that bugs become visible, and the strategy from which Hypothesis makes more.
+
+Small vocabularies serve the exact law; their cost in paths is estimated before they run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from verify.models.pairs import Relation, TableSpec
+from verify.protocol import Capabilities, Request, SamplingParams
+
+EXACT_PATH_LIMIT = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A pair of tables and the requests answered in one call."""
+
+    name: str
+    spec: TableSpec
+    requests: tuple[Request, ...]
+
+
+def case(
+    name: str,
+    *,
+    vocab_size: int = 3,
+    relation: Relation = Relation.CLOSE,
+    seed: int = 1,
+    zeros: float = 0.0,
+    prompts: Sequence[Sequence[int]] = ((1, 2),),
+    max_new_tokens: int = 3,
+    num_draft_tokens: int = 2,
+    min_new_tokens: int = 0,
+    stop_token_ids: Sequence[int] = (),
+    **sampling: Any,
+) -> Case:
+    """One case in one line."""
+    spec = TableSpec(vocab_size=vocab_size, relation=relation, seed=seed, zeros=zeros)
+    requests = tuple(
+        Request(
+            prompt_token_ids=tuple(token_id % vocab_size for token_id in prompt),
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            num_draft_tokens=num_draft_tokens,
+            stop_token_ids=tuple(stop_token_ids),
+            sampling=SamplingParams(**sampling),
+        )
+        for prompt in prompts
+    )
+    return Case(name=name, spec=spec, requests=requests)
+
+
+# Rounds: two or three of them, full acceptance and rejection at every offset reachable, token 0 in the support.
+EXACT_ROUNDS = (
+    case("close"),
+    case("one draft token", vocab_size=5, num_draft_tokens=1),
+    case("three draft tokens", vocab_size=2, num_draft_tokens=3, max_new_tokens=4),
+    case("opposed", relation=Relation.OPPOSED, seed=2),
+    case("disjoint", vocab_size=4, relation=Relation.DISJOINT, num_draft_tokens=1, seed=3),
+    case("peaked draft", relation=Relation.PEAKED, seed=4),
+    case("draft is the target", relation=Relation.SAME, seed=5),
+    case("zeros under draft mass", zeros=0.4, seed=6),
+    case("prompt of one token", prompts=((2,),), seed=7),
+    case("four new tokens", vocab_size=2, max_new_tokens=4, seed=8),
+)
+
+EXACT_PROCESSORS = (
+    case("temperature 0.5", temperature=0.5, seed=9),
+    case("temperature 1.7", temperature=1.7, seed=10),
+    case("top_k 2", top_k=2, seed=11),
+    case("top_p 0.7", top_p=0.7, seed=12),
+    case("min_p 0.4", min_p=0.4, seed=13),
+    case("temperature and top_k", temperature=0.6, top_k=2, seed=14),
+    case("repetition penalty", repetition_penalty=1.8, seed=15),
+    case("presence penalty", presence_penalty=1.2, seed=16),
+    case("frequency penalty", frequency_penalty=0.9, seed=17),
+    case("logit bias", logit_bias={0: 1.5, 2: -1.0}, seed=18),
+    case("forbidden token", forbidden_token_ids=(1,), seed=19),
+    case("allowed tokens", vocab_size=4, allowed_token_ids=(0, 2), seed=20),
+)
+
+EXACT_STOPS = (
+    case("stop inside a block", stop_token_ids=(1,), seed=21),
+    case("two stop tokens", vocab_size=4, num_draft_tokens=1, stop_token_ids=(0, 3), seed=22),
+    case(
+        "stop and three draft tokens", vocab_size=2, num_draft_tokens=3, max_new_tokens=4, stop_token_ids=(1,), seed=23
+    ),
+    case("minimum length", stop_token_ids=(0,), min_new_tokens=2, seed=24),
+)
+
+EXACT_BATCHES = (
+    case("two prompts", vocab_size=2, num_draft_tokens=1, max_new_tokens=2, prompts=((1, 0), (0, 1)), seed=25),
+    case("ragged prompts", vocab_size=2, num_draft_tokens=1, max_new_tokens=2, prompts=((1,), (0, 1, 1)), seed=26),
+    case(
+        "one stops early",
+        vocab_size=2,
+        num_draft_tokens=1,
+        max_new_tokens=2,
+        prompts=((1, 1), (0,)),
+        stop_token_ids=(0,),
+        seed=27,
+    ),
+)
+
+
+def estimated_paths(one: Case) -> float:
+    """An upper estimate of the paths of a decoder that draws its drafts, one coin per draft token and a last token."""
+    total = 1.0
+    for request in one.requests:
+        total *= _paths(one.spec.vocab_size, request.max_new_tokens, request.num_draft_tokens)
+    return total
+
+
+def _paths(vocab_size: int, remaining: int, num_draft_tokens: int) -> float:
+    if remaining <= 0:
+        return 1.0
+    drafted = min(num_draft_tokens, remaining - 1)
+    # `accepted` coins came up heads, one came up tails (or none was left), the tokens after them are drafted anyway.
+    return sum(
+        vocab_size ** (drafted + 1)
+        * 2 ** max(0, drafted - accepted - 1)
+        * _paths(vocab_size, remaining - accepted - 1, num_draft_tokens)
+        for accepted in range(drafted + 1)
+    )
+
+
+def processors(capabilities: Capabilities) -> SearchStrategy[dict[str, Any]]:
+    """Settings of at most one processor besides the temperature, from those that the decoder claims."""
+    options: list[SearchStrategy[dict[str, Any]]] = [st.just({})]
+    candidates: dict[str, SearchStrategy[Any]] = {
+        "top_k": st.integers(1, 3),
+        "top_p": st.sampled_from([0.3, 0.6, 0.9]),
+        "min_p": st.sampled_from([0.1, 0.5]),
+        "repetition_penalty": st.sampled_from([0.7, 1.3, 2.0]),
+        "presence_penalty": st.sampled_from([-0.5, 1.0]),
+        "frequency_penalty": st.sampled_from([-0.5, 1.0]),
+    }
+    options += [st.fixed_dictionaries({k: v}) for k, v in candidates.items() if getattr(capabilities, k)]
+    return st.one_of(options)
+
+
+@st.composite
+def generated_cases(draw: DrawFn, capabilities: Capabilities, *, max_paths: float, batch: bool) -> Case:
+    """Any small case that the decoder claims to serve and that costs at most `max_paths` paths."""
+    vocab_size = draw(st.integers(2, 5), label="vocab_size")
+    num_draft_tokens = draw(st.integers(1, 3), label="num_draft_tokens")
+    max_new_tokens = draw(st.integers(2, 4), label="max_new_tokens")
+    num_prompts = draw(st.integers(1, 2), label="batch") if batch else 1
+    tokens = st.integers(0, vocab_size - 1)
+    prompts = [draw(st.lists(tokens, min_size=1, max_size=4), label="prompt") for _ in range(num_prompts)]
+    stops = draw(st.sampled_from([(), (0,), (1,)]), label="stop") if capabilities.stop_tokens else ()
+    shortest = draw(st.integers(0, 2), label="min_new_tokens") if stops and capabilities.min_new_tokens else 0
+    settings = draw(processors(capabilities), label="processor")
+    temperature = draw(st.sampled_from([1.0, 0.5, 2.0]), label="temperature")
+    one = case(
+        "generated",
+        vocab_size=vocab_size,
+        relation=draw(st.sampled_from(list(Relation)), label="relation"),
+        seed=draw(st.integers(0, 10_000), label="seed"),
+        zeros=draw(st.sampled_from([0.0, 0.3]), label="zeros"),
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        num_draft_tokens=num_draft_tokens,
+        min_new_tokens=shortest,
+        stop_token_ids=stops,
+        temperature=temperature,
+        **settings,
+    )
+    while estimated_paths(one) > max_paths:  # shorten until affordable rather than throw the example away
+        one = _smaller(one)
+    return one
+
+
+def _smaller(one: Case) -> Case:
+    """One step cheaper; two tokens, two new ones and one draft token are always affordable."""
+    first = one.requests[0]
+    if first.num_draft_tokens > 1 and first.num_draft_tokens >= first.max_new_tokens:
+        return _changed(one, num_draft_tokens=first.num_draft_tokens - 1)
+    if first.max_new_tokens > 2:
+        return _changed(one, max_new_tokens=first.max_new_tokens - 1)
+    if first.num_draft_tokens > 1:
+        return _changed(one, num_draft_tokens=first.num_draft_tokens - 1)
+    vocab_size = one.spec.vocab_size - 1
+    narrow = tuple(
+        replace(request, prompt_token_ids=tuple(token_id % vocab_size for token_id in request.prompt_token_ids))
+        for request in one.requests
+    )
+    return replace(one, spec=replace(one.spec, vocab_size=vocab_size), requests=narrow)
+
+
+def _changed(one: Case, **change: Any) -> Case:
+    return replace(one, requests=tuple(replace(request, **change) for request in one.requests))

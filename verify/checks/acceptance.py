@@ -1,0 +1,206 @@
+"""Acceptance: rounds as the target saw them against theory, and against what the decoder reports."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta
+
+from verify.results import Evidence, Finding, Verdict
+from verify.scoring import score
+from verify.subject import Observed, Subject, describe
+
+# Alternatives to theory that the bet stakes on: acceptance shifted by so much.
+SHIFTS = (-0.3, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.3)
+
+
+@dataclass(slots=True)
+class _Offset:
+    """Trials at one offset of the block: all earlier drafts were accepted."""
+
+    reached: int = 0
+    accepted: int = 0
+    expected: float = 0.0
+
+
+def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alpha: float) -> Finding:
+    """Measured conditional acceptance equals 1 - TV(target, draft) at every context that was reached.
+
+    Given the text so far, the next draft token is accepted with probability 1 - TV. A bet on shifted probabilities is a
+    non-negative martingale under the standard rule, so P(alarm) <= alpha. The last round of an answer is left out: a limit
+    may have cut it.
+    """
+    trials: list[tuple[int, float, bool]] = []
+    unseen = 0
+    for each, evidence in zip(answers, score(subject, answers), strict=True):
+        if each.rounds is None or evidence.draft_probs is None:
+            unseen += 1
+            continue
+        overlap = np.minimum(evidence.target_probs, evidence.draft_probs).sum(-1)  # [N]
+        for one in each.rounds[:-1]:
+            for offset in range(min(one.num_accepted + 1, one.num_draft_tokens)):
+                trials.append((offset, float(overlap[one.output_offset + offset]), offset < one.num_accepted))
+    if not trials:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            evidence=Evidence.BETTING,
+            reason=f"no round could be observed from the target ({unseen} of {len(answers)} answers unseen)",
+        )
+    log_wealth = np.zeros(len(SHIFTS))
+    largest = 0.0
+    for _, expected, accepted in trials:
+        shifted = np.clip(expected + np.array(SHIFTS), 1e-3, 1 - 1e-3)
+        truth = expected if accepted else 1 - expected
+        stake = shifted if accepted else 1 - shifted
+        # Half of every stake is kept back, so that a probability of exactly 0 or 1 in theory cannot ruin a bettor.
+        log_wealth += np.log(0.5 + 0.5 * stake / truth) if truth > 1e-12 else math.inf
+        largest = max(largest, float(np.logaddexp.reduce(log_wealth)) - math.log(len(SHIFTS)))
+    offsets: dict[int, _Offset] = {}
+    for offset, expected, accepted in trials:
+        tally = offsets.setdefault(offset, _Offset())
+        tally.reached += 1
+        tally.accepted += accepted
+        tally.expected += expected
+    measured = sum(accepted for _, _, accepted in trials) / len(trials)
+    theory = sum(expected for _, expected, _ in trials) / len(trials)
+    failed = largest >= -math.log(alpha)
+    resolution = math.sqrt(max(theory * (1 - theory), 1e-4) * 2 * (-math.log(alpha) + 3) / len(trials))
+    return Finding(
+        verdict=Verdict.FAIL if failed else Verdict.PASS,
+        evidence=Evidence.BETTING,
+        reason=f"conditional acceptance {measured:.4f} where 1 - TV is {theory:.4f} ({len(trials)} drafts)",
+        observations=len(trials),
+        unit="draft tokens",
+        false_alarm=alpha,
+        smallest_visible=min(1.0, resolution),
+        smallest_visible_unit="acceptance rate",
+        diagnosis=_diagnosis(measured, theory) if failed else "",
+        details={"pictures": [_picture(offsets)], "log10_wealth": largest / math.log(10)},
+    )
+
+
+def _diagnosis(measured: float, theory: float) -> str:
+    if measured > theory:
+        return "too much is accepted: a test too generous, or with probabilities that are not the draft's (ACC, QMIS)"
+    return "too little is accepted: draft_probs, positions or the drafter's inputs are wrong (QMIS, HID, PERF)"
+
+
+def _picture(offsets: dict[int, _Offset]) -> dict[str, Any]:
+    positions = sorted(offsets)
+    tallies = [offsets[position] for position in positions]
+    return {
+        "kind": "acceptance",
+        "title": "Conditional acceptance by position in the block",
+        "definition": "conditional",
+        "positions": [position + 1 for position in positions],
+        "measured": [tally.accepted / tally.reached for tally in tallies],
+        "low": [float(beta.ppf(0.025, t.accepted, t.reached - t.accepted + 1)) if t.accepted else 0.0 for t in tallies],
+        "high": [
+            float(beta.ppf(0.975, t.accepted + 1, t.reached - t.accepted)) if t.accepted < t.reached else 1.0
+            for t in tallies
+        ],
+        "theory": [tally.expected / tally.reached for tally in tallies],
+    }
+
+
+def judge_all_accepted(answers: Sequence[Observed]) -> Finding:
+    """With the target itself as the draft every draft token must be accepted."""
+    drafted = accepted = 0
+    for each in answers:
+        for one in (each.rounds or [])[:-1]:
+            drafted += one.num_draft_tokens
+            accepted += one.num_accepted
+            if one.num_accepted < one.num_draft_tokens:
+                return Finding(
+                    verdict=Verdict.FAIL,
+                    evidence=Evidence.CONTRACT,
+                    reason=f"draft = target, but only {one.num_accepted} of {one.num_draft_tokens} drafts were accepted "
+                    f"at output position {one.output_offset}",
+                    observations=drafted,
+                    unit="draft tokens",
+                    diagnosis="draft and target compute different laws for the same text: draft cache, positions "
+                    "or processors (QMIS, HID, KV)",
+                    details={"request": describe(each.request)},
+                )
+    if not drafted:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            evidence=Evidence.CONTRACT,
+            reason="no draft token was observed from the target",
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"draft = target: all {accepted} draft tokens accepted",
+        observations=drafted,
+        unit="draft tokens",
+        smallest_visible=1.0,
+        smallest_visible_unit="rejected draft token",
+    )
+
+
+def judge_speculation(answers: Sequence[Observed]) -> Finding:
+    """A decoder that calls the target once per token passes every other check and speculates nothing."""
+    seen = [each for each in answers if each.rounds is not None]
+    tokens = sum(len(each.generation.token_ids) for each in seen)
+    rounds = sum(len(each.rounds or []) for each in seen)
+    if not seen:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            evidence=Evidence.CONTRACT,
+            reason="the target's forwards could not be matched with the output",
+        )
+    speculates = rounds < tokens
+    return Finding(
+        verdict=Verdict.PASS if speculates else Verdict.FAIL,
+        evidence=Evidence.CONTRACT,
+        reason=f"{tokens} tokens from {rounds} target forwards: {tokens / rounds:.2f} tokens a round (the final token counts)",
+        observations=rounds,
+        unit="rounds",
+        diagnosis="" if speculates else "nothing is ever accepted, or nothing is drafted (PERF)",
+    )
+
+
+def judge_record(answers: Sequence[Observed]) -> Finding:
+    """A reported record agrees with the output and with the rounds seen from the target.
+
+    Every round emits its accepted tokens and one more, except that a limit or a stop token may cut the last round.
+    """
+    checked = 0
+    for each in answers:
+        record, tokens = each.generation.record, len(each.generation.token_ids)
+        problem = ""
+        if record is None:
+            problem = "record is claimed but absent"
+        elif not 0 <= record.num_accepted_draft_tokens - (tokens - record.num_spec_steps) <= 1:
+            problem = (
+                f"{record.num_spec_steps} rounds with {record.num_accepted_draft_tokens} accepted tokens cannot emit {tokens}: "
+                "each round emits its accepted tokens and one more (the last round may lack that one)"
+            )
+        elif each.rounds is not None and len(each.rounds) != record.num_spec_steps:
+            problem = f"num_spec_steps is {record.num_spec_steps} but the target verified {len(each.rounds)} blocks"
+        elif each.rounds is not None and sum(r.num_draft_tokens for r in each.rounds) != record.num_draft_tokens:
+            drafted = sum(r.num_draft_tokens for r in each.rounds)
+            problem = f"num_draft_tokens is {record.num_draft_tokens} but the target saw {drafted}"
+        if problem:
+            return Finding(
+                verdict=Verdict.FAIL,
+                evidence=Evidence.CONTRACT,
+                reason=problem,
+                observations=checked,
+                unit="records",
+                diagnosis="the acceptance accounting is wrong (STAT)",
+                details={"request": describe(each.request)},
+            )
+        checked += 1
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{checked} records agree with the output and the observed rounds",
+        observations=checked,
+        unit="records",
+        smallest_visible=1.0,
+        smallest_visible_unit="miscounted token or round",
+    )

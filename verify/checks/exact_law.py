@@ -1,0 +1,123 @@
+"""Exact law: run the decoder once per outcome of its randomness and compare the law of its output with the target's."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from verify.cases import EXACT_PATH_LIMIT, Case
+from verify.checks.exact_diagnosis import diagnose_law
+from verify.exact.distance import product_law, total_variation
+from verify.exact.enumeration import enumerate_outcomes
+from verify.intake import Malformed, admit
+from verify.judge import ContractViolation
+from verify.results import Evidence, Finding, Verdict
+from verify.subject import Subject, describe
+
+Outputs = tuple[tuple[int, ...], ...]
+# Total variation that arithmetic alone may cause: float64 sums of a few terms, and float32 casts of logits.
+BOUNDS: Mapping[str, float] = {"float64": 1e-12, "float32": 5e-7}
+
+
+def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH_LIMIT) -> Finding:
+    """Judge one case; several requests in a case must follow the product of their laws.
+
+    Guarantees: no false alarm and no missed error above the bound, which is that of the arithmetic the decoder claims.
+    """
+    bound = BOUNDS[subject.capabilities.arithmetic]
+    requests = case.requests
+
+    def run() -> Outputs:
+        answers = subject.decoder.generate(requests)
+        generations = admit(requests, answers, vocab_size=subject.models.vocab_size)
+        return tuple(tuple(generation.token_ids) for generation in generations)
+
+    def progress(paths: int, mass: float) -> None:
+        subject.judge.progress(round(100 * mass), 100, f"per cent of the outcomes of {case.name!r}, {paths} paths")
+
+    details: dict[str, Any] = {
+        "case": case.name,
+        "pair": case.spec.name,
+        "requests": [describe(request) for request in requests],
+        "bound": bound,
+    }
+    try:
+        found = enumerate_outcomes(run, max_paths=max_paths, progress=progress)
+    except Malformed as error:
+        raise ContractViolation(str(error), details=details) from error
+    except Exception as error:
+        raise ContractViolation(
+            f"generate raised {type(error).__name__} on one outcome of its randomness: {error}", details=details
+        ) from error
+    details |= {"paths": found.num_paths, "mass": found.mass}
+    common: dict[str, Any] = {
+        "evidence": Evidence.EXACT,
+        "observations": found.num_paths,
+        "unit": "paths",
+        "details": details,
+    }
+    if found.refused:
+        return Finding(
+            verdict=Verdict.NOT_APPLICABLE,
+            reason=f"the decoder draws with {found.refused}, which the exact law does not model",
+            **common,
+        )
+    if not found.complete:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            reason=f"too large: more than {max_paths} outcomes of the decoder's randomness",
+            **common,
+        )
+    expected = product_law([subject.reference.sequence_law(request) for request in requests])
+    if found.num_paths == 1 and len(expected) > 1:
+        return Finding(
+            verdict=Verdict.NOT_APPLICABLE,
+            reason="the decoder's randomness is not visible to the suite (one path only); see the betting checks",
+            **common,
+        )
+    distance = total_variation(expected, found.law)
+    details |= {"total_variation": distance, "pictures": [_picture(expected, found.law)]}
+    common |= {"smallest_visible": bound, "smallest_visible_unit": "TV"}
+    if distance <= bound and abs(found.mass - 1) <= bound:
+        return Finding(
+            verdict=Verdict.PASS,
+            reason=f"the law of the whole output is the target's: TV {distance:.1e} over {found.num_paths} paths",
+            **common,
+        )
+    worst = max(expected.keys() | found.law.keys(), key=lambda o: abs(expected.get(o, 0.0) - found.law.get(o, 0.0)))
+    details["worst_output"] = {
+        "output": [list(output) for output in worst],
+        "expected": expected.get(worst, 0.0),
+        "observed": found.law.get(worst, 0.0),
+    }
+    return Finding(
+        verdict=Verdict.FAIL,
+        reason=f"total variation {distance:.3g} from the target's law (allowed {bound:.0e}); output {list(map(list, worst))} "
+        f"has probability {found.law.get(worst, 0.0):.6g}, expected {expected.get(worst, 0.0):.6g}",
+        diagnosis=_diagnosis(subject, case, found.law),
+        **common,
+    )
+
+
+def _picture(expected: Mapping[Outputs, float], observed: Mapping[Outputs, float]) -> dict[str, Any]:
+    """The twelve most probable outputs, expected and observed."""
+    shown = sorted(expected.keys() | observed.keys(), key=lambda output: -expected.get(output, 0.0))[:12]
+    return {
+        "kind": "law",
+        "title": "Law of the output",
+        "labels": [" | ".join(" ".join(map(str, output)) for output in outputs) for outputs in shown],
+        "expected": [expected.get(outputs, 0.0) for outputs in shown],
+        "observed": [observed.get(outputs, 0.0) for outputs in shown],
+    }
+
+
+def _diagnosis(subject: Subject, case: Case, law: Mapping[Outputs, float]) -> str:
+    """Explain the first request whose own law is wrong; where each is right alone, they are not independent."""
+    for index, request in enumerate(case.requests):
+        marginal: dict[tuple[int, ...], float] = defaultdict(float)
+        for outputs, probability in law.items():
+            marginal[outputs[index]] += probability
+        if total_variation(subject.reference.sequence_law(request), marginal) > BOUNDS[subject.capabilities.arithmetic]:
+            return diagnose_law(subject, request, marginal)
+    return (
+        "each request follows its law alone, but not together: randomness or state is shared in the batch (BATCH, RNG)"
+    )

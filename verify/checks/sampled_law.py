@@ -1,0 +1,182 @@
+"""Sampled law by betting: emitted tokens against the target's law, until decided or out of requests."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from verify.betting.certificates import LeakBounds
+from verify.betting.diagnosis import diagnose
+from verify.betting.evidence import Floats, TokenEvidence
+from verify.betting.library import library
+from verify.betting.power import Moments
+from verify.betting.wealth import Wealth
+from verify.coverage import Coverage
+from verify.protocol import Request
+from verify.results import Evidence, Finding, Verdict
+from verify.scoring import score
+from verify.subject import Observed, Subject
+
+CERTIFICATE_DELTA = 1e-3
+CALLS_BETWEEN_LOOKS = 8
+_LN10 = math.log(10)
+# The error whose visibility a check states: a share of the tokens drawn from the draft, or uniformly without a draft.
+STATED_ERRORS = ("draft_leak", "uniform_leak")
+
+
+def judge_sampled_law(
+    subject: Subject,
+    requests: Sequence[Request],
+    *,
+    alpha: float,
+    tolerance: float = 0.0,
+    coverage: Coverage,
+    required_paths: Sequence[str] = (),
+    select: Callable[[Observed, TokenEvidence], TokenEvidence | None] = lambda _, evidence: evidence,
+) -> Finding:
+    """Bet on every token of the answers.
+
+    Args:
+        subject: the decoder and its reference.
+        requests: asked one by one, in order, until rejection.
+        alpha: false-alarm probability of this check; halved between two accounts where the standard rule is claimed.
+        tolerance: largest difference in log-probability between correct computations of the target, measured.
+        coverage: filled here.
+        required_paths: labels without which the verdict is inconclusive.
+        select: keeps the part of an answer that the check is about; may use earlier tokens and rounds only.
+
+    Guarantees: a lossless decoder fails with probability at most `alpha`, however many tokens are judged.
+
+    """
+    informed = subject.capabilities.standard_acceptance
+    wealth = Wealth(alpha=alpha / 2 if informed else alpha, tolerance=tolerance)
+    hypotheses = library()
+    bounds = LeakBounds(hypotheses, delta=CERTIFICATE_DELTA, tolerance=tolerance)
+    moments = Moments(hypotheses)
+    trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
+    for start in range(0, len(requests), CALLS_BETWEEN_LOOKS):
+        answers = subject.generate_each(requests[start : start + CALLS_BETWEEN_LOOKS])
+        for each, evidence in zip(answers, score(subject, answers), strict=True):
+            if each.rounds is not None:
+                coverage.add_rounds(each.rounds)
+            else:
+                coverage.add_record(each.generation.record)
+            kept = select(each, evidence)
+            if kept is not None and kept.num_tokens:
+                wealth.update(kept)
+                bounds.update(kept)
+                moments.update(kept)
+        trail.append((wealth.num_tokens, wealth.blind.log_wealth_of.copy()))
+        subject.judge.progress(min(start + CALLS_BETWEEN_LOOKS, len(requests)), len(requests), "sampled requests")
+        if wealth.rejected or (informed and wealth.informed.rejected):
+            break
+    details: dict[str, Any] = {
+        "log10_wealth": wealth.blind.largest_log_wealth / _LN10,
+        "tolerance": tolerance,
+        "coverage": dict(coverage.counts),
+        "leak_upper_bounds": {
+            label: {"leak": bound.leak, "total_variation": bound.total_variation(moments.mean_distance(label))}
+            for label, bound in bounds.bounds().items()
+        },
+        "certificate_confidence": 1 - CERTIFICATE_DELTA,
+        "pictures": [_picture(wealth, trail), coverage.picture("Paths reached")],
+    }
+    return _conclude(
+        wealth,
+        _visible(moments, wealth),
+        alpha=alpha,
+        informed=informed,
+        missing=coverage.missing(required_paths),
+        details=details,
+    )
+
+
+def _conclude(
+    wealth: Wealth,
+    visible: tuple[str, float] | None,
+    *,
+    alpha: float,
+    informed: bool,
+    missing: Sequence[str],
+    details: dict[str, Any],
+) -> Finding:
+    num_tokens = wealth.num_tokens
+    common: dict[str, Any] = {
+        "evidence": Evidence.BETTING,
+        "observations": num_tokens,
+        "false_alarm": alpha,
+        "smallest_visible": visible[1] if visible else None,
+        "smallest_visible_unit": f"TV ({visible[0]})" if visible else "",
+        "details": details,
+    }
+    blind, by_offset = wealth.rejected, informed and wealth.informed.rejected
+    if blind or by_offset:
+        diagnosis = diagnose(wealth, informed=wealth.informed.num_tokens > 0)
+        after = wealth.tokens_until_rejection if blind else wealth.informed.tokens_until_rejection
+        details["diagnosis_ranking"] = [list(entry) for entry in diagnosis.ranking]
+        if wealth.support_violation is not None:
+            violation = wealth.support_violation
+            reason = f"token {violation.token_id} was emitted although the target gives it probability 0"
+        else:
+            account = wealth.blind if blind else wealth.informed
+            reason = (
+                f"the tokens do not follow the target's law: a bet against it grew to "
+                f"10^{account.largest_log_wealth / _LN10:.1f} after {after} tokens (the alarm is at 10^{_threshold(wealth):.1f})"
+            )
+        return Finding(verdict=Verdict.FAIL, reason=reason, diagnosis=str(diagnosis), **common)
+    if missing or not num_tokens:
+        what = f"these paths were never reached: {', '.join(missing)}" if missing else "no token could be judged"
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE, reason=f"nothing wrong in {num_tokens} tokens, but {what}", **common
+        )
+    if visible is None:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            reason=f"nothing wrong in {num_tokens} tokens, but they are too few to see even a whole leak",
+            **common,
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        reason=f"{num_tokens} tokens follow the target's law; an error of TV {visible[1]:.2g} ({visible[0]}) would have been "
+        "seen with probability 0.95",
+        **common,
+    )
+
+
+def _threshold(wealth: Wealth) -> float:
+    return -math.log10(wealth.blind.alpha)
+
+
+def _visible(moments: Moments, wealth: Wealth) -> tuple[str, float] | None:
+    """The stated error and the smallest TV at which it would have been rejected with probability 0.95."""
+    seen = {
+        each.name: each.label for each, count in zip(moments.hypotheses, moments.num_contexts, strict=True) if count
+    }
+    for name in STATED_ERRORS:
+        if name in seen:
+            leak = moments.smallest_visible_leak(seen[name], wealth=wealth, num_tokens=wealth.num_tokens)
+            return None if leak is None else (name, leak.total_variation)
+    return None
+
+
+def _picture(wealth: Wealth, trail: Sequence[tuple[int, Floats]]) -> dict[str, Any]:
+    """Wealth over tokens: the mixture, and of each bug hypothesis its best bettor; the eight highest are drawn."""
+    best: dict[str, int] = {}
+    final = trail[-1][1]
+    for index, bettor in enumerate(wealth.blind.bettors):
+        if bettor.name not in best or final[index] > final[best[bettor.name]]:
+            best[bettor.name] = index
+    drawn = sorted(best, key=lambda name: -final[best[name]])[:8]
+    curves = {name: [float(wealths[best[name]]) / _LN10 for _, wealths in trail] for name in drawn}
+    mixture = dict(wealth.blind.curve)
+    tokens = [count for count, _ in trail]
+    known = np.array(list(mixture)), np.array(list(mixture.values()))
+    curves["all together"] = [float(value) / _LN10 for value in np.interp(tokens, *known)]
+    return {
+        "kind": "wealth",
+        "title": "Wealth of the bets against the decoder",
+        "tokens": tokens,
+        "log10_wealth": curves,
+        "threshold": _threshold(wealth),
+    }

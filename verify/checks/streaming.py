@@ -1,0 +1,81 @@
+"""Streaming: the chunks are the output, and closing a stream leaves no trace."""
+
+from collections.abc import Sequence
+
+from verify.judge import ContractViolation
+from verify.protocol import Request
+from verify.results import Evidence, Finding, Verdict
+from verify.subject import Subject, describe
+
+
+def streamed(subject: Subject, request: Request, *, max_chunks: int | None = None) -> list[int]:
+    """The tokens of a stream; closed after `max_chunks` where that is given."""
+    token_ids: list[int] = []
+    try:
+        stream = subject.decoder.stream(request)
+        for index, chunk in enumerate(stream):
+            token_ids.extend(int(token_id) for token_id in chunk)
+            if max_chunks is not None and index + 1 >= max_chunks:
+                close = getattr(stream, "close", None)
+                if close is not None:
+                    close()
+                break
+    except Exception as error:
+        raise ContractViolation(
+            f"stream raised {type(error).__name__}: {error}", details={"request": describe(request)}
+        ) from error
+    return token_ids
+
+
+def judge_stream(subject: Subject, requests: Sequence[Request]) -> Finding:
+    """Concatenated chunks equal `generate` for the same (greedy or seeded) request."""
+    tokens = 0
+    for request in requests:
+        whole = list(subject.generate([request])[0].token_ids)
+        chunks = streamed(subject, request)
+        tokens += len(whole)
+        if chunks != whole:
+            return _fail("the streamed tokens differ from those of generate", request, whole, chunks, tokens)
+    return _pass(f"{len(requests)} streams give the output of generate", tokens)
+
+
+def judge_cancellation(subject: Subject, requests: Sequence[Request]) -> Finding:
+    """A stream closed mid-way changes nothing for the next request."""
+    tokens = 0
+    expected = [list(subject.reference.greedy(request)) for request in requests]
+    for index, request in enumerate(requests):
+        following = (index + 1) % len(requests)
+        streamed(subject, request, max_chunks=1)
+        found = list(subject.generate([requests[following]])[0].token_ids)
+        tokens += len(found)
+        if found != expected[following]:
+            return _fail(
+                "the request after a cancelled stream has another output",
+                requests[following],
+                expected[following],
+                found,
+                tokens,
+            )
+    return _pass(f"{len(requests)} cancelled streams left the next request untouched", tokens)
+
+
+def _fail(reason: str, request: Request, expected: list[int], observed: list[int], tokens: int) -> Finding:
+    return Finding(
+        verdict=Verdict.FAIL,
+        evidence=Evidence.CONTRACT,
+        reason=f"{reason}: expected {expected[:24]}, got {observed[:24]}",
+        observations=tokens,
+        diagnosis="chunks are dropped, repeated or not cut at the stop, or state survives a cancelled request (STREAM, KV)",
+        details={"request": describe(request), "expected": expected, "observed": observed},
+    )
+
+
+def _pass(reason: str, tokens: int) -> Finding:
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=reason,
+        observations=tokens,
+        smallest_visible=1.0,
+        smallest_visible_unit="wrong token",
+    )

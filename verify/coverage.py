@@ -1,0 +1,57 @@
+"""Coverage counters: which paths of a speculative decoder a check has really reached.
+
+A property whose path was never reached is inconclusive, not passed: a run that never rejects a draft says nothing about
+rollback, and a run that never accepts one says nothing about the bonus token.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from verify.models.observer import Round
+from verify.protocol import AcceptanceRecord
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Counts by label: `rejected at j`, `accepted k of n`, `fully accepted`, `nothing drafted`, `stop at j`."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    unseen: int = 0
+
+    def add_rounds(self, rounds: Sequence[Round] | None) -> None:
+        """Count one request's rounds; None counts as unseen."""
+        if rounds is None:
+            self.unseen += 1
+            return
+        for index, each in enumerate(rounds):
+            last = index + 1 == len(rounds)
+            if each.num_draft_tokens == 0:
+                self.counts["nothing drafted"] += 1
+            elif each.num_accepted == each.num_draft_tokens:
+                self.counts["fully accepted"] += 1
+            elif not last:  # the last round may have been cut by a limit or a stop token rather than by a rejection
+                self.counts[f"rejected at {each.num_accepted}"] += 1
+            if each.num_draft_tokens:
+                self.counts[f"accepted {each.num_accepted} of {each.num_draft_tokens}"] += 1
+
+    def add_record(self, record: AcceptanceRecord | None) -> None:
+        """Count what a decoder reports, where its rounds cannot be seen."""
+        if record is None or record.drafted_per_step is None or record.accepted_per_step is None:
+            self.unseen += 1
+            return
+        pairs = zip(record.drafted_per_step, record.accepted_per_step, strict=True)
+        self.add_rounds([Round(0, drafted, accepted) for drafted, accepted in pairs])
+
+    def missing(self, labels: Iterable[str]) -> list[str]:
+        """The labels that were never reached."""
+        return [label for label in labels if not self.counts[label]]
+
+    def picture(self, title: str) -> dict[str, object]:
+        """The counters for the report."""
+        return {"kind": "coverage", "title": title, "counts": dict(sorted(self.counts.items()))}
+
+
+def rejections_and_full_acceptance(num_draft_tokens: int) -> list[str]:
+    """Labels that a check of rounds must reach: rejection at every offset, and full acceptance."""
+    return [*(f"rejected at {offset}" for offset in range(num_draft_tokens)), "fully accepted"]

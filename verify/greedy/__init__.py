@@ -1,0 +1,1 @@
+"""Greedy identity by teacher forcing, and what separates a bug from rounding."""

@@ -1,0 +1,1 @@
+"""The models that the suite brings, and the laws that they follow."""

@@ -1,0 +1,107 @@
+"""The reference law: from a model's logits to the distribution of the next token, in float64.
+
+Written from the definitions in `verify.protocol.SamplingParams` alone, and slowly on purpose: one processor after the
+other over all rows. Whatever a decoder computes is compared with this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from verify.protocol import Request, SamplingParams
+
+
+def token_counts(token_ids: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
+    """How often each token occurs before each position: row t counts `token_ids[:t]`; `[len(token_ids) + 1, V]`."""
+    counts = torch.zeros(len(token_ids) + 1, vocab_size, dtype=torch.float64, device=device)
+    if token_ids:
+        rows = torch.arange(1, len(token_ids) + 1, device=device)
+        counts[rows, torch.tensor(token_ids, device=device)] = 1.0
+    return counts.cumsum(0)
+
+
+def processed_logits(logits: Tensor, request: Request, output: Sequence[int]) -> Tensor:
+    """Logits after every processor except temperature and truncation.
+
+    Args:
+        logits: `[N, V]`, row t is the model's next-token row after the prompt and `output[:t]`; N <= len(output) + 1.
+        request: the settings and the prompt.
+        output: the emitted tokens, which are each row's history.
+
+    """
+    sampling = request.sampling
+    scores = logits.to(torch.float64).clone()  # [N, V]
+    num_rows, vocab_size = scores.shape
+    for token_id, bias in sampling.logit_bias.items():
+        scores[:, token_id] += bias
+    if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
+        counts = token_counts(list(output)[: num_rows - 1], vocab_size, scores.device)[:num_rows]  # [N, V]
+        seen = counts > 0
+        seen_anywhere = seen.clone()
+        seen_anywhere[:, torch.tensor(request.prompt_token_ids, device=scores.device)] = True
+        penalised = torch.where(scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty)
+        scores = torch.where(seen_anywhere, penalised, scores)
+        # `seen` as float64: a Python number times a bool would be rounded to torch's default float32.
+        scores = scores - sampling.presence_penalty * seen.to(counts.dtype) - sampling.frequency_penalty * counts
+    if sampling.forbidden_token_ids:
+        scores[:, list(sampling.forbidden_token_ids)] = -torch.inf
+    if sampling.allowed_token_ids is not None:
+        allowed = torch.zeros(vocab_size, dtype=torch.bool, device=scores.device)
+        allowed[list(sampling.allowed_token_ids)] = True
+        scores = scores.masked_fill(~allowed, -torch.inf)
+    if request.min_new_tokens and request.stop_token_ids:
+        scores[: request.min_new_tokens, list(request.stop_token_ids)] = -torch.inf
+    return scores
+
+
+def next_token_laws(logits: Tensor, request: Request, output: Sequence[int]) -> Tensor:
+    """The law of the next token at every row, `[N, V]` float64, each row summing to 1; arguments as above."""
+    sampling = request.sampling
+    scores = processed_logits(logits, request, output)
+    if sampling.greedy:
+        return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).to(torch.float64)
+    scores = scores / sampling.temperature
+    if sampling.top_k:
+        kept = min(sampling.top_k, scores.shape[-1])
+        threshold = scores.topk(kept, dim=-1).values[:, -1:]  # [N, 1]
+        scores = scores.masked_fill(scores < threshold, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = scores.sort(dim=-1, descending=True, stable=True)
+        mass_before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)  # of strictly earlier tokens
+        dropped = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, mass_before >= sampling.top_p)
+        scores = scores.masked_fill(dropped, -torch.inf)
+    if sampling.min_p:
+        probs = scores.softmax(-1)
+        scores = scores.masked_fill(probs < sampling.min_p * probs.amax(-1, keepdim=True), -torch.inf)
+    return scores.softmax(-1)
+
+
+def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) -> dict[str, Tensor]:
+    """Laws that a decoder with a known kind of bug would follow at the same rows; only those that differ from the law.
+
+    `unprocessed`: the model's own softmax; `no_temperature`: temperature taken as 1; `no_truncation`: top-k, top-p and
+    min-p skipped; `no_history`: penalties forgotten; `stale_history`: penalties one token behind; `previous_row` and
+    `next_row`: the row one position earlier or later.
+    """
+    sampling = request.sampling
+    laws: dict[str, Tensor] = {}
+    bare = SamplingParams(temperature=0.0 if sampling.greedy else 1.0)
+    if sampling != bare or request.min_new_tokens:
+        laws["unprocessed"] = next_token_laws(logits, replace(request, sampling=bare, min_new_tokens=0), output)
+    if sampling.temperature not in (0, 1):
+        warm = replace(request, sampling=replace(sampling, temperature=1.0))
+        laws["no_temperature"] = next_token_laws(logits, warm, output)
+    if not sampling.greedy and (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
+        whole = replace(request, sampling=replace(sampling, top_k=0, top_p=1.0, min_p=0.0))
+        laws["no_truncation"] = next_token_laws(logits, whole, output)
+    if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
+        forgetful = replace(sampling, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
+        laws["no_history"] = next_token_laws(logits, replace(request, sampling=forgetful), output)
+        # Row t of the sliced call sees output[:t], one token less than the row's own position has.
+        behind = next_token_laws(logits[1:], request, output)
+        laws["stale_history"] = torch.cat([next_token_laws(logits[:1], request, output), behind])
+    laws["previous_row"] = next_token_laws(torch.cat([logits[:1], logits[:-1]]), request, output)
+    laws["next_row"] = next_token_laws(torch.cat([logits[1:], logits[-1:]]), request, output)
+    return laws

@@ -1,0 +1,190 @@
+"""The command line of a run: what may be said, what was said, and how to say it again."""
+
+import math
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+import pytest
+
+Profile: TypeAlias = Literal["smoke", "default", "exhaustive"]
+PROFILES: tuple[Profile, ...] = get_args(Profile)
+DEVICES = ("cpu", "cuda")
+DTYPES = ("float64", "float32", "bfloat16")
+DEFAULT_DECODER = "dspark"
+DEFAULT_REPORT_DIR = Path("reports") / "local"
+DEFAULT_FALSE_ALARM = 1e-6
+OWN_SUITE = Path(__file__).parent / "suite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a run judges and how; paths are absolute.
+
+    `target` and `draft` are checkpoint directories, None for the suite's own models. `false_alarm` is the probability
+    that a lossless decoder fails the whole run. `device` and `dtype` are those of the real model pair; synthetic tables
+    choose their own. `suite` is the directory whose checks a full run must execute.
+    """
+
+    decoder: str = DEFAULT_DECODER
+    target: Path | None = None
+    draft: Path | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    profile: Profile = "default"
+    report_dir: Path = DEFAULT_REPORT_DIR
+    xfails: Path | None = None
+    require_device: str | None = None
+    false_alarm: float = DEFAULT_FALSE_ALARM
+    seed: int = 0
+    allow_partial: bool = False
+    suite: Path = OWN_SUITE
+
+
+def includes(profile: str, minimum: str) -> bool:
+    """Whether a run at `profile` executes a check whose minimum profile is `minimum`."""
+    order: Sequence[str] = PROFILES
+    return order.index(profile) >= order.index(minimum)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add the suite's options; values are checked by `read_options` so that an error can name the nearest valid one."""
+    group = parser.getgroup("verify", "speculative decoding conformance")
+
+    def option(name: str, text: str, **kwargs: Any) -> None:
+        group.addoption(f"--{name}", dest=f"verify_{name.replace('-', '_')}", default=None, help=text, **kwargs)
+
+    option("decoder", "entry point in group verify.decoders, or module:attribute (default: dspark)", metavar="NAME")
+    option("target", "checkpoint directory of the target model", metavar="DIR")
+    option("draft", "checkpoint directory of the draft model", metavar="DIR")
+    option("device", f"device of the real model pair: {', '.join(DEVICES)} (default: cpu)")
+    option("dtype", f"dtype of the real model pair: {', '.join(DTYPES)} (default: float32)")
+    option("profile", f"how much to run: {', '.join(PROFILES)} (default: default)")
+    option("report-dir", f"where reports go (default: {DEFAULT_REPORT_DIR})", metavar="DIR")
+    option("xfails", "TOML file with the implementer's expected failures", metavar="FILE")
+    option("require-device", "refuse to run without this device", metavar="DEVICE")
+    option("false-alarm", "probability that a lossless decoder fails the run (default: 1e-6)", metavar="X")
+    option("seed", "seed of the run (default: random, printed)", metavar="N")
+    option(
+        "allow-partial",
+        "let a run of selected checks exit by what ran; without it a partial run exits 11",
+        action="store_true",
+    )
+    parser.addini("verify_decoder", "decoder under test where --decoder and VERIFY_DECODER are absent", default="")
+    parser.addini("verify_suite", "directory of checks that a full run must execute", default="")
+
+
+def read_options(config: pytest.Config) -> Options:
+    """Check and collect the options; raise `pytest.UsageError` with value, rule and remedy."""
+
+    def given(name: str) -> Any:
+        return getattr(config.option, f"verify_{name}", None)
+
+    base = config.invocation_params.dir
+    decoder = given("decoder") or os.environ.get("VERIFY_DECODER") or config.getini("verify_decoder")
+    suite = str(config.getini("verify_suite"))
+    options = Options(
+        decoder=str(decoder or DEFAULT_DECODER),
+        target=_directory("--target", given("target"), base),
+        draft=_directory("--draft", given("draft"), base),
+        device=choose("--device", given("device") or "cpu", DEVICES),
+        dtype=choose("--dtype", given("dtype") or "float32", DTYPES),
+        profile=cast(Profile, choose("--profile", given("profile") or "default", PROFILES)),
+        report_dir=base / (given("report_dir") or DEFAULT_REPORT_DIR),
+        xfails=_file("--xfails", given("xfails"), base),
+        require_device=given("require_device") and choose("--require-device", given("require_device"), DEVICES),
+        false_alarm=_false_alarm(given("false_alarm")),
+        seed=_seed(given("seed")),
+        allow_partial=bool(given("allow_partial")),
+        suite=(config.rootpath / suite).resolve() if suite else OWN_SUITE,
+    )
+    if options.draft and not options.target:
+        raise pytest.UsageError("--draft without --target: a draft is judged with its target; give --target DIR too")
+    for name, device in (("--device", options.device), ("--require-device", options.require_device)):
+        if device == "cuda" and not _has_cuda():
+            raise pytest.UsageError(
+                f"{name} cuda: torch sees no CUDA device here; run where there is one, or use {name} cpu"
+            )
+    if config.getoption("numprocesses", None):
+        raise pytest.UsageError(
+            "-n: the suite keeps one false-alarm budget and one report in one process; run it without pytest-xdist"
+        )
+    return options
+
+
+def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> str:
+    """Return `value` if it is valid; otherwise raise `pytest.UsageError` that lists the valid ones and the nearest."""
+    if value in valid:
+        return value
+    nearest = get_close_matches(value, valid, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise pytest.UsageError(f"{name} {value!r} is not valid{hint} Valid: {', '.join(valid)}{also}")
+
+
+def command_arguments(options: Options, *, base: Path) -> list[str]:
+    """The options as arguments, without defaults and without `--xfails`: a waived check is rerun to see it fail."""
+    arguments = ["--decoder", options.decoder]
+    for name, path in (("--target", options.target), ("--draft", options.draft)):
+        if path is not None:
+            arguments += [name, relative(path, base)]
+    pairs = (
+        ("--device", options.device, "cpu"),
+        ("--dtype", options.dtype, "float32"),
+        ("--profile", options.profile, "default"),
+        ("--report-dir", relative(options.report_dir, base), str(DEFAULT_REPORT_DIR)),
+    )
+    for name, value, default in pairs:
+        if value != default:
+            arguments += [name, value]
+    return [*arguments, "--seed", str(options.seed)]
+
+
+def relative(path: Path, base: Path) -> str:
+    """`path` as seen from `base` where it lies inside, else the absolute path."""
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
+def _directory(name: str, value: str | None, base: Path) -> Path | None:
+    if value is None:
+        return None
+    if not (base / value).is_dir():
+        raise pytest.UsageError(f"{name} {value!r} is not a directory; give a checkpoint directory")
+    return (base / value).resolve()
+
+
+def _file(name: str, value: str | None, base: Path) -> Path | None:
+    if value is None:
+        return None
+    if not (base / value).is_file():
+        raise pytest.UsageError(f"{name} {value!r} is not a file; give a TOML file with [[xfail]] tables")
+    return (base / value).resolve()
+
+
+def _false_alarm(value: str | None) -> float:
+    if value is None:
+        return DEFAULT_FALSE_ALARM
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1:
+        raise pytest.UsageError(f"--false-alarm {value!r} must be a probability between 0 and 1, such as 1e-6")
+    return number
+
+
+def _seed(value: str | None) -> int:
+    if value is None:
+        return secrets.randbelow(2**32)
+    if not value.isdecimal() or int(value) >= 2**63:
+        raise pytest.UsageError(f"--seed {value!r} must be a whole number from 0 to 2**63 - 1")
+    return int(value)
+
+
+def _has_cuda() -> bool:
+    import torch  # here, because a run on the CPU need not wait for this import to learn that its options are fine
+
+    return torch.cuda.is_available()

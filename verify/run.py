@@ -1,0 +1,191 @@
+"""One run: what it was asked, what it selected, what it has learnt so far."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from verify.budget import Budget, derive_seed
+from verify.judge import Check, ContractViolation, Judge
+from verify.manifest import read_manifest
+from verify.options import OWN_SUITE, Options, includes, read_options
+from verify.registry import find_decoder
+from verify.report.environment import describe_commit, describe_environment
+from verify.report.progress import Progress
+from verify.report.recorder import Recorder, make_run_dir
+from verify.report.schema import DecoderInfo, ModelInfo, NotVerified, Results, jsonable
+from verify.report.verdict import Conclusion, conclude
+from verify.report.writer import write_reports
+from verify.results import Verdict
+from verify.waivers import read_waivers
+
+if TYPE_CHECKING:
+    from verify.protocol import Decoder, ModelPair
+
+NOT_CLAIMS = ("arithmetic",)  # every decoder has one; there is nothing to leave unclaimed
+
+
+class Run:
+    """The state of one run. Raises `pytest.UsageError` when the command line asks for what is not there."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.options: Options = read_options(config)
+        self.factory = find_decoder(self.options.decoder, working_dir=config.invocation_params.dir)
+        self.waivers = read_waivers(self.options.xfails) if self.options.xfails else ()
+        self.budget = Budget(total=self.options.false_alarm, num_statistical=0)
+        self.environment = describe_environment(device=self.options.device)
+        self.shared: dict[str, Any] = {}
+        self.progress = Progress(config)
+        self.recorder: Recorder | None = None
+        self.selected: dict[str, Check] = {}
+        self.other_failures = 0
+        self.report_problems: list[str] = []
+        self.results: Results | None = None
+        self.conclusion: Conclusion | None = None
+        self.exit_code = 0
+        self._config = config
+        self._claims: dict[str, Any] = {}
+        self._not_selected: list[NotVerified] = []
+
+    @property
+    def adapter(self) -> str:
+        """Where the adapter factory comes from."""
+        return f"{getattr(self.factory, '__module__', '?')}:{getattr(self.factory, '__qualname__', self.factory)}"
+
+    @property
+    def early_claims(self) -> str:
+        """The claims as known before a model is there: an adapter may carry `capabilities` on its function."""
+        claims = getattr(self.factory, "capabilities", None)
+        return "read when the decoder is built; see the summary" if claims is None else str(claims)
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this run: as it was given, with what it took from elsewhere or drew at random."""
+        given = [str(arg) for arg in self._config.invocation_params.args]
+        for name, value in (("--decoder", self.options.decoder), ("--seed", str(self.options.seed))):
+            if not any(arg == name or arg.startswith(f"{name}=") for arg in given):
+                given += [name, value]
+        return shlex.join(["pytest", *given])
+
+    def select(self, collected: dict[str, Check], kept: Sequence[str]) -> None:
+        """Learn which checks run; the budget is split over all that were collected, so that -k changes no share."""
+        profile = self.options.profile
+        possible = {name: check for name, check in collected.items() if includes(profile, check.minimum_profile)}
+        self.budget = Budget.over((check.evidence for check in possible.values()), total=self.options.false_alarm)
+        self.selected = {name: possible[name] for name in kept if name in possible}
+        left_out = self._not_selected
+        for entry in read_manifest(self.options.suite, profile="exhaustive"):
+            if not includes(profile, entry.minimum_profile):
+                reason = f"runs at --profile {entry.minimum_profile}"
+                left_out.append(NotVerified(kind="profile", what=entry.id, reason=reason))
+            elif not any(entry.covers(name) for name in collected):
+                reason = "not among the selected checks"
+                left_out.append(NotVerified(kind="not_selected", what=entry.id, reason=reason, required=entry.required))
+        for name, check in possible.items():
+            if name not in self.selected:
+                reason = "deselected"
+                left_out.append(NotVerified(kind="not_selected", what=name, reason=reason, required=check.required))
+        for arg in self._config.args:
+            if "[" in arg:  # pytest does not even collect the other cases of that function
+                reason = "only the named case was selected"
+                left_out.append(NotVerified(kind="not_selected", what=arg.split("[")[0], reason=reason, required=True))
+        partial = any(entry.kind == "not_selected" for entry in left_out)
+        self.environment["selection"] = f"partial: {len(self.selected)} checks" if partial else "whole suite"
+        self.environment["suite"] = "verify" if self.options.suite == OWN_SUITE else str(self.options.suite)
+        if not partial:
+            self._refuse_idle_waivers(list(collected))
+
+    def start(self, problems: list[NotVerified]) -> None:
+        """Open the record of the run."""
+        base = self._config.invocation_params.dir
+        options = self.options
+        self.recorder = Recorder(
+            make_run_dir(options.report_dir, options.decoder),
+            frame={
+                "device": options.device,
+                "dtype": options.dtype,
+                "seed": options.seed,
+                "profile": options.profile,
+                "false_alarm": options.false_alarm,
+                "commit": describe_commit(base),
+                "command": self.command,
+            },
+            decoder=DecoderInfo(name=options.decoder, adapter=self.adapter, capabilities={}),
+            missing=self.not_verified,
+        )
+        self.recorder.environment = self.environment
+        self.recorder.problems = problems
+        self.recorder.write()
+
+    def finish(self) -> int:
+        """Write everything; return the exit code."""
+        assert self.recorder is not None, "start() comes before finish()"
+        self.results = self.recorder.write()
+        self.recorder.close()
+        self.report_problems = write_reports(self.results, self.recorder.folder)
+        self.conclusion = conclude(
+            self.results.checks, self.results.not_verified, allow_partial=self.options.allow_partial
+        )
+        self.exit_code = self.conclusion.exit_code or int(self.other_failures > 0)
+        return self.exit_code
+
+    def judge(self, check_id: str, check: Check) -> Judge:
+        """The judge of one check."""
+        assert self.recorder is not None, "start() comes before the first check"
+        return Judge(
+            check=check,
+            id=check_id,
+            alpha=self.budget.alpha(check.evidence),
+            seed=derive_seed(self.options.seed, check_id),
+            options=self.options,
+            make_decoder=self.make_decoder,
+            shared=self.shared,
+            log=self.recorder.log_generation,
+            show=self.progress.show,
+        )
+
+    def make_decoder(self, models: "ModelPair") -> "Decoder":
+        """Build the decoder under test and note what it claims; raises `ContractViolation` for claims that are none."""
+        from verify.protocol import Capabilities  # here: it imports torch, which usage errors need not wait for
+
+        decoder = self.factory(models)
+        try:
+            claims = asdict(Capabilities.of(decoder.capabilities))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ContractViolation(
+                f"make_decoder returned {type(decoder).__name__}, whose `capabilities` are invalid: {error}"
+            ) from error
+        for name, claim in claims.items():
+            self._claims[name] = self._claims.get(name) or claim  # claimed with any pair is claimed
+        if self.recorder is not None:
+            self.recorder.decoder = self.recorder.decoder.model_copy(update={"capabilities": jsonable(self._claims)})
+            self.recorder.models[models.name] = ModelInfo(
+                name=models.name, vocab_size=models.vocab_size, device=str(models.device), dtype=str(models.dtype)
+            )
+        return decoder
+
+    def not_verified(self, recorder: Recorder) -> list[NotVerified]:
+        """What the run says nothing about if it ends now."""
+        found = list(self._not_selected)
+        for name, check in self.selected.items():
+            result = recorder.checks.get(name)
+            if result is None:
+                reason = "the run ended before it"
+                found.append(NotVerified(kind="not_run", what=name, reason=reason, required=check.required))
+            elif result.verdict is Verdict.NOT_APPLICABLE:
+                found.append(NotVerified(kind="not_applicable", what=name, reason=result.reason))
+        unclaimed = [name for name, claim in self._claims.items() if not claim and name not in NOT_CLAIMS]
+        found += [NotVerified(kind="capability", what=name, reason="not claimed by the decoder") for name in unclaimed]
+        return found
+
+    def _refuse_idle_waivers(self, ids: list[str]) -> None:
+        for waiver in self.waivers:
+            if not any(waiver.matches(each) for each in ids):
+                nearest = get_close_matches(waiver.id, ids, n=1, cutoff=0.3)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+                raise pytest.UsageError(
+                    f"--xfails: {waiver.id!r} matches no check of this run; remove or correct it{hint}"
+                )

@@ -1,0 +1,74 @@
+"""From answers to evidence: every emitted token with the law it should have followed and the laws of known mistakes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from verify.betting.evidence import TokenEvidence
+from verify.models.law import alternative_laws, next_token_laws
+from verify.models.observer import Round
+from verify.subject import Observed, Subject
+
+
+def score(subject: Subject, answers: Sequence[Observed]) -> Iterator[TokenEvidence]:
+    """One batch of evidence per answer, in order.
+
+    Draft laws are given where the decoder claims that `ModelPair.draft` drafts; offsets inside the round where the rounds
+    were observed.
+    """
+    scored = [(each.request, each.generation.token_ids) for each in answers]
+    target_rows = subject.reference.logits_of(scored)
+    draft_rows: list[Tensor | None] = [None] * len(answers)
+    if subject.capabilities.draft_model:
+        draft_rows = list(subject.draft_reference.logits_of(scored))
+    for each, rows, drafted in zip(answers, target_rows, draft_rows, strict=True):
+        token_ids = each.generation.token_ids
+        alternatives = {name: array(law) for name, law in alternative_laws(rows, each.request, token_ids).items()}
+        yield TokenEvidence(
+            target_probs=array(next_token_laws(rows, each.request, token_ids)),
+            token_ids=np.array(token_ids, dtype=np.int64),
+            draft_probs=None if drafted is None else array(next_token_laws(drafted, each.request, token_ids)),
+            alternatives=alternatives,
+            draft_offsets=None
+            if each.rounds is None
+            else offsets(each.rounds, len(token_ids), each.request.num_draft_tokens),
+            num_draft_tokens=each.request.num_draft_tokens,
+            roles=each.generation.roles,
+        )
+
+
+def array(law: Tensor) -> npt.NDArray[np.float64]:
+    """A law as numpy float64."""
+    values: npt.NDArray[np.float64] = law.to("cpu", torch.float64).numpy()
+    return values
+
+
+def offsets(rounds: Sequence[Round], num_tokens: int, num_draft_tokens: int) -> npt.NDArray[np.int64]:
+    """Offset of every output token inside its round; a position without a draft has `num_draft_tokens`."""
+    found = np.full(num_tokens, -1, dtype=np.int64)
+    for each in rounds:
+        for offset in range(each.num_emitted):
+            position = each.output_offset + offset
+            if position < num_tokens:
+                found[position] = offset if offset < each.num_draft_tokens else num_draft_tokens
+    return found
+
+
+def rows(evidence: TokenEvidence, positions: Sequence[int]) -> TokenEvidence | None:
+    """The evidence at some of its positions, in order; None where there are none."""
+    if not positions:
+        return None
+    chosen = list(positions)
+    return replace(
+        evidence,
+        target_probs=evidence.target_probs[chosen],
+        token_ids=evidence.token_ids[chosen],
+        draft_probs=None if evidence.draft_probs is None else evidence.draft_probs[chosen],
+        alternatives={name: law[chosen] for name, law in evidence.alternatives.items()},
+        draft_offsets=None if evidence.draft_offsets is None else evidence.draft_offsets[chosen],
+        roles=None if evidence.roles is None else [evidence.roles[position] for position in chosen],
+    )

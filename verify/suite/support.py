@@ -1,0 +1,146 @@
+"""What the chapters share: subjects per pair, prompts, requests, and the sizes that a profile asks for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from verify.coverage import Coverage
+from verify.greedy.noise import NoiseFloor, measure_noise_floor
+from verify.judge import Judge
+from verify.models.pairs import TableSpec, checkpoint_pair, table_pair
+from verify.protocol import ModelPair, Request, SamplingParams
+from verify.subject import Observed, Subject
+
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
+TRAINED_PROMPTS = (
+    "def read_",
+    "class Token",
+    "    def __init__(self, ",
+    "import os\n",
+    "for name in ",
+    "    return self.",
+    "if not isinstance(",
+    "try:\n    ",
+    "    raise ValueError(",
+    "        if self._",
+)
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+SCALE = {"smoke": 0.25, "default": 1.0, "exhaustive": 8.0}
+
+
+def scaled(judge: Judge, count: int) -> int:
+    """`count` is the size in the default profile."""
+    return max(1, round(count * SCALE[judge.profile]))
+
+
+def table_models(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.float64) -> ModelPair:
+    """A synthetic pair; built once a run."""
+    key = f"pair {spec} {dtype}"
+    if key not in judge.shared:
+        judge.shared[key] = table_pair(
+            spec, device=torch.device(judge.options.device), dtype=dtype, folder=models_folder(judge)
+        )
+    pair: ModelPair = judge.shared[key]
+    return pair
+
+
+def table_subject(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.float64) -> Subject:
+    """The decoder under test on a synthetic pair."""
+    return Subject(judge, table_models(judge, spec, dtype=dtype))
+
+
+def trained_pair(judge: Judge) -> ModelPair:
+    """The pair given by --target and --draft, or the fixture pair; loaded once a run."""
+    options = judge.options
+    if "trained pair" not in judge.shared:
+        judge.shared["trained pair"] = checkpoint_pair(
+            options.target or FIXTURES / "target",
+            options.draft or FIXTURES / "draft",
+            device=torch.device(options.device),
+            dtype=DTYPES[options.dtype],
+            folder=models_folder(judge),
+            name="given-pair" if options.target else "fixture-pair",
+        )
+    pair: ModelPair = judge.shared["trained pair"]
+    return pair
+
+
+def models_folder(judge: Judge) -> Path:
+    """Where checkpoint directories of synthetic pairs are written when an adapter asks for them."""
+    return judge.options.report_dir / "models"
+
+
+def trained_subject(judge: Judge) -> Subject:
+    """The decoder on the trained pair."""
+    return Subject(judge, trained_pair(judge))
+
+
+def trained_prompts(judge: Judge, count: int) -> list[tuple[int, ...]]:
+    """Code prompts where the pair has a tokenizer, else random tokens."""
+    pair = trained_pair(judge)
+    if pair.tokenizer_dir is None:
+        return prompts(judge, count, vocab_size=pair.vocab_size)
+    tokenizer = AutoTokenizer.from_pretrained(pair.tokenizer_dir)
+    texts = [TRAINED_PROMPTS[index % len(TRAINED_PROMPTS)] for index in range(count)]
+    return [tuple(tokenizer(text)["input_ids"]) for text in texts]
+
+
+def prompts(
+    judge: Judge, count: int, *, vocab_size: int, lengths: Sequence[int] = (1, 2, 3, 5, 8)
+) -> list[tuple[int, ...]]:
+    """Random prompts of cycling lengths, determined by the check's seed."""
+    generator = torch.Generator().manual_seed(judge.seed)
+    return [
+        tuple(torch.randint(vocab_size, (lengths[index % len(lengths)],), generator=generator).tolist())
+        for index in range(count)
+    ]
+
+
+def greedy(prompt: Sequence[int], **settings: Any) -> Request:
+    """A greedy request; `settings` are fields of `Request` or of `SamplingParams`."""
+    return request(prompt, temperature=0.0, **settings)
+
+
+def request(prompt: Sequence[int], *, max_new_tokens: int = 16, **settings: Any) -> Request:
+    """A request; `settings` are fields of `Request` or of `SamplingParams`."""
+    own = {name: settings.pop(name) for name in list(settings) if name in Request.__slots__}
+    return Request(
+        prompt_token_ids=tuple(prompt), max_new_tokens=max_new_tokens, sampling=SamplingParams(**settings), **own
+    )
+
+
+def answered(subject: Subject, requests: Sequence[Request]) -> tuple[list[Observed], Coverage]:
+    """Answers one by one, with coverage from the observed rounds or, where they cannot be seen, from the record."""
+    coverage = Coverage()
+    answers = []
+    for index, each in enumerate(requests):
+        answers.append(subject.generate_one(each))
+        if answers[-1].rounds is not None:
+            coverage.add_rounds(answers[-1].rounds)
+        else:
+            coverage.add_record(answers[-1].generation.record)
+        subject.judge.progress(index + 1, len(requests), "requests")
+    return answers, coverage
+
+
+def measured_noise(judge: Judge) -> NoiseFloor:
+    """The target of the trained pair against itself, computed in every correct form; measured once a run."""
+    if "noise floor" not in judge.shared:
+        subject = trained_subject(judge)
+        texts = [[*prompt, *subject.reference.greedy(greedy(prompt))] for prompt in trained_prompts(judge, 5)]
+        judge.shared["noise floor"] = measure_noise_floor(subject.models.target, texts)
+    floor: NoiseFloor = judge.shared["noise floor"]
+    return floor
+
+
+def noise_floor(judge: Judge) -> float:
+    """Largest difference of one logit between correct computations."""
+    return measured_noise(judge).max_logit_difference
+
+
+def noise_tolerance(judge: Judge, *, temperature: float = 1.0) -> float:
+    """Largest difference of a log-probability between correct computations."""
+    return measured_noise(judge).logprob_tolerance(temperature=temperature)

@@ -1,0 +1,136 @@
+"""Chapter 3: sampled output follows the target's law, by betting; any vocabulary, any number of rounds."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from verify.betting.evidence import TokenEvidence
+from verify.checks.sampled_law import judge_sampled_law
+from verify.coverage import Coverage, rejections_and_full_acceptance
+from verify.judge import Judge, check
+from verify.models.pairs import Relation, TableSpec
+from verify.results import Evidence
+from verify.scoring import rows
+from verify.subject import Observed
+from verify.suite.support import (
+    noise_tolerance,
+    prompts,
+    request,
+    scaled,
+    table_subject,
+    trained_prompts,
+    trained_subject,
+)
+
+SPECS = (
+    TableSpec(vocab_size=16, relation=Relation.CLOSE, seed=301, num_rows=4096, sharpness=1.5),
+    TableSpec(vocab_size=64, relation=Relation.UNRELATED, seed=302, num_rows=4096),
+    TableSpec(vocab_size=64, relation=Relation.PEAKED, seed=303, num_rows=4096),
+    TableSpec(vocab_size=512, relation=Relation.CLOSE, seed=304, num_rows=512, sharpness=2.0, zeros=0.3),
+    TableSpec(vocab_size=4099, relation=Relation.CLOSE, seed=305, num_rows=64, sharpness=2.5),
+)
+BASE = TableSpec(vocab_size=24, relation=Relation.CLOSE, seed=306, num_rows=4096, sharpness=1.5)
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "temperature": {"temperature": 0.6},
+    "top_k": {"top_k": 6, "temperature": 1.4},
+    "top_p": {"top_p": 0.8},
+    "min_p": {"min_p": 0.15},
+    "repetition_penalty": {"repetition_penalty": 1.5},
+    "presence_penalty": {"presence_penalty": 1.5},
+    "frequency_penalty": {"frequency_penalty": 1.0},
+}
+
+
+@check(chapter=3, property="sampled law", evidence=Evidence.BETTING)
+@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
+def test_tables(judge: Judge, spec: TableSpec) -> None:
+    """Several rounds on tables of every size; every position is judged given what was emitted before it."""
+    subject = table_subject(judge, spec)
+    subject.require("sampled")
+    asked = [
+        request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 64), vocab_size=spec.vocab_size)
+    ]
+    required = rejections_and_full_acceptance(3) if subject.capabilities.draft_model else ()
+    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage(), required_paths=required))
+
+
+@check(chapter=3, property="sampled law of processors", evidence=Evidence.BETTING, minimum_profile="default")
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_processors(judge: Judge, name: str) -> None:
+    """Temperature, truncation and penalties on a vocabulary too large for the exact law."""
+    subject = table_subject(judge, BASE)
+    subject.require("sampled")
+    asked = [
+        request(prompt, max_new_tokens=32, **PROCESSORS[name])
+        for prompt in prompts(judge, scaled(judge, 48), vocab_size=BASE.vocab_size)
+    ]
+    subject.require_for(asked[0])
+    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage()))
+
+
+@check(chapter=3, property="first token", evidence=Evidence.BETTING, minimum_profile="default")
+def test_first_token(judge: Judge) -> None:
+    """The token after the prompt, alone: in many decoders it takes another path than the rest."""
+    subject = table_subject(judge, BASE)
+    subject.require("sampled")
+    asked = [
+        request(prompt, max_new_tokens=1) for prompt in prompts(judge, scaled(judge, 400), vocab_size=BASE.vocab_size)
+    ]
+    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage()))
+
+
+@check(chapter=3, property="law after an event", evidence=Evidence.BETTING, minimum_profile="default")
+@pytest.mark.parametrize("event", ["full acceptance", "rejection at 0", "rejection at 1", "rejection at 2"])
+def test_after(judge: Judge, event: str) -> None:
+    """Only the tokens of rounds that follow full acceptance, or a rejection at a given offset.
+
+    Conditioning on the outcome of a round keeps the law only under the standard rule, so that rule must be claimed.
+    """
+    subject = table_subject(judge, BASE)
+    subject.require("sampled", "standard_acceptance", "draft_model")
+    asked = [
+        request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 64), vocab_size=BASE.vocab_size)
+    ]
+
+    def following(each: Observed, evidence: TokenEvidence) -> TokenEvidence | None:
+        return rows(evidence, positions_after(each, event))
+
+    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage(), select=following))
+
+
+@check(chapter=3, property="sampled law of the trained pair", evidence=Evidence.BETTING)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_trained_pair(judge: Judge, temperature: float) -> None:
+    """A real target with its real draft; every factor is discounted by the measured numerical noise."""
+    subject = trained_subject(judge)
+    subject.require("sampled")
+    asked = [
+        request(prompt, max_new_tokens=32, num_draft_tokens=5, temperature=temperature)
+        for prompt in trained_prompts(judge, scaled(judge, 48))
+    ]
+    required = ("rejected at 0", "fully accepted") if subject.capabilities.draft_model else ()
+    judge.conclude(
+        judge_sampled_law(
+            subject,
+            asked,
+            alpha=judge.alpha,
+            tolerance=noise_tolerance(judge, temperature=temperature),
+            coverage=Coverage(),
+            required_paths=required,
+        )
+    )
+
+
+def positions_after(each: Observed, event: str) -> list[int]:
+    """Output positions of the rounds that directly follow the event."""
+    found: list[int] = []
+    rounds = each.rounds or []
+    for earlier, later in pairwise(rounds):
+        full = earlier.num_accepted == earlier.num_draft_tokens
+        happened = full if event == "full acceptance" else not full and event == f"rejection at {earlier.num_accepted}"
+        if happened and earlier.num_draft_tokens:
+            found.extend(
+                range(later.output_offset, min(later.output_offset + later.num_emitted, len(each.generation.token_ids)))
+            )
+    return found

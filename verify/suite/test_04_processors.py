@@ -1,0 +1,41 @@
+"""Chapter 4: processors see the true history inside a block; greedy, so that one wrong token is a bug."""
+
+from typing import Any
+
+import pytest
+
+from verify.checks.greedy_identity import judge_identity
+from verify.judge import Judge, check
+from verify.models.pairs import Relation, TableSpec
+from verify.results import Evidence
+from verify.suite.support import answered, greedy, prompts, scaled, table_subject
+
+# Few rows and short windows: the same tokens come again, so that penalties act inside a block.
+SPEC = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=401, history="window", window=1, num_rows=24)
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "repetition_penalty": {"repetition_penalty": 1.6},
+    "presence_penalty": {"presence_penalty": 1.1},
+    "frequency_penalty": {"frequency_penalty": 0.7},
+    "logit_bias": {"logit_bias": {0: 3.0, 5: -4.0, 7: 2.0}},
+    "forbidden_tokens": {"forbidden_token_ids": (2, 3, 7)},
+    "allowed_tokens": {"allowed_token_ids": (0, 1, 4, 6, 9)},
+    "min_new_tokens": {"min_new_tokens": 9, "stop_token_ids": (0, 1, 2, 3, 4, 5)},
+}
+
+
+@check(chapter=4, property="processors inside a block", evidence=Evidence.GREEDY)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_history_inside_a_block(judge: Judge, name: str) -> None:
+    """Row k of a block must be processed with prompt, output and the k drafts before it."""
+    subject = table_subject(judge, SPEC)
+    subject.require("greedy", name)
+    asked = [
+        greedy(prompt, max_new_tokens=18, num_draft_tokens=4, **SETTINGS[name])
+        for prompt in prompts(judge, scaled(judge, 16), vocab_size=SPEC.vocab_size)
+    ]
+    for each in asked:
+        subject.require_for(each)
+    answers, coverage = answered(subject, asked)
+    required = ("rejected at 0", "fully accepted") if subject.capabilities.draft_model else ()
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))

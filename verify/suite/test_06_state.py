@@ -1,0 +1,80 @@
+"""Chapter 6: the state after a round is what the accepted tokens alone would have left.
+
+Every row of these targets depends on every token and position held in the cache, so that a stale, missing or misplaced
+entry changes everything after it.
+"""
+
+import pytest
+
+from verify.checks.greedy_identity import judge_identity
+from verify.coverage import rejections_and_full_acceptance
+from verify.judge import Judge, check
+from verify.models.pairs import Relation, TableSpec
+from verify.results import Evidence
+from verify.suite.support import answered, greedy, prompts, scaled, table_subject
+
+SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=601, num_rows=4096, sharpness=2.5)
+SHORT = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=602, num_rows=4096, sharpness=2.5, max_positions=24)
+LOOKUP = TableSpec(vocab_size=6, relation=Relation.CLOSE, seed=603, history="window", window=2, num_rows=36)
+
+
+@check(chapter=6, property="rollback", evidence=Evidence.GREEDY)
+@pytest.mark.parametrize("num_draft_tokens", [4, 6])
+def test_rollback(judge: Judge, num_draft_tokens: int) -> None:
+    """Long outputs with a rejection at every offset: nothing of a rejected draft may stay."""
+    subject = table_subject(judge, SPEC)
+    subject.require("greedy", "draft_model")
+    asked = [
+        greedy(prompt, max_new_tokens=64, num_draft_tokens=num_draft_tokens)
+        for prompt in prompts(judge, 16, vocab_size=SPEC.vocab_size)
+    ]
+    answers, coverage = answered(subject, asked)
+    required = rejections_and_full_acceptance(num_draft_tokens)
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
+
+
+@check(chapter=6, property="prompt of one token", evidence=Evidence.GREEDY)
+def test_prompt_of_one_token(judge: Judge) -> None:
+    """Nothing to prefill before the anchor."""
+    subject = table_subject(judge, SPEC)
+    subject.require("greedy")
+    asked = [greedy((token_id,), max_new_tokens=12) for token_id in range(scaled(judge, 12))]
+    answers, coverage = answered(subject, asked)
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
+@check(chapter=6, property="context limit", evidence=Evidence.GREEDY)
+@pytest.mark.parametrize("distance", [0, 1, 2])
+def test_context_limit(judge: Judge, distance: int) -> None:
+    """The output may fill the context to its last position although a whole block would not fit any more."""
+    subject = table_subject(judge, SHORT)
+    subject.require("greedy")
+    asked = [
+        greedy(prompt, max_new_tokens=SHORT.max_positions - distance - len(prompt), num_draft_tokens=4)
+        for prompt in prompts(judge, scaled(judge, 8), vocab_size=SHORT.vocab_size)
+    ]
+    answers, coverage = answered(subject, asked)
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
+@check(chapter=6, property="rounds without a draft", evidence=Evidence.GREEDY)
+def test_rounds_without_a_draft(judge: Judge) -> None:
+    """A drafter that sometimes proposes nothing (prompt lookup without a match) must not disturb the rounds around it."""
+    subject = table_subject(judge, LOOKUP)
+    subject.require("greedy")
+    asked = [
+        greedy(prompt, max_new_tokens=40, num_draft_tokens=3)
+        for prompt in prompts(judge, scaled(judge, 12), vocab_size=LOOKUP.vocab_size)
+    ]
+    answers, coverage = answered(subject, asked)
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
+@check(chapter=6, property="calls are independent", evidence=Evidence.GREEDY)
+def test_calls_are_independent(judge: Judge) -> None:
+    """The same request before and after others gives the same output: no state survives a call."""
+    subject = table_subject(judge, SPEC)
+    subject.require("greedy")
+    first, *others = [greedy(prompt, max_new_tokens=20) for prompt in prompts(judge, 6, vocab_size=SPEC.vocab_size)]
+    answers, coverage = answered(subject, [first, *others, first, others[0], first])
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
