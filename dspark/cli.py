@@ -1,4 +1,4 @@
-"""The command line: `dspark generate`."""
+"""The command line: `dspark generate`, `dspark bench`."""
 
 import argparse
 import sys
@@ -13,6 +13,8 @@ from rich.table import Table
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from dspark.bench import Contest, show, write
+from dspark.bench import run as run_contest
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
@@ -22,6 +24,7 @@ from dspark.record import AcceptanceRecord
 from dspark.request import Request, SamplingParams
 
 USAGE_ERROR = 2
+BENCH_PROMPTS = ("def read_", "class Token", "    def __init__(self, ", "import os\n", "for name in ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,20 +132,62 @@ def _bias(text: str) -> tuple[int, float]:
     return int(token_id), float(bias)
 
 
+def bench(options: argparse.Namespace) -> int:
+    """Time this decoder against plain decoding and transformers on one pair of checkpoints."""
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    pair = load_pair(
+        target_dir=options.target,
+        draft_dir=options.draft,
+        device=_device(options.device),
+        dtype=DTYPES[options.dtype],
+    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(options.target, local_files_only=True)
+    contest = Contest(
+        prompts=tuple(tuple(tokenizer.encode(text)) for text in BENCH_PROMPTS),
+        max_new_tokens=options.max_new_tokens,
+        num_draft_tokens=options.num_draft_tokens,
+        num_turns=options.turns,
+    )
+    measured = run_contest(pair, contest)
+    show(measured)
+    write(measured, options.out)
+    print(f"raw samples: {options.out}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dspark", description="A lossless speculative decoder.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    command = commands.add_parser("generate", help="continue a prompt")
-    command.set_defaults(run=generate)
-    command.add_argument("prompt", nargs="?", metavar="PROMPT")
-    command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
+    _add_generate(commands.add_parser("generate", help="continue a prompt"))
+    _add_bench(commands.add_parser("bench", help="speed-up over plain decoding and over transformers"))
+    return parser
+
+
+def _add_models(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     models = command.add_argument_group("models")
     models.add_argument("--target", type=Path, default=default_target_dir(), metavar="DIR")
     models.add_argument("--draft", type=Path, default=default_draft_dir(), metavar="DIR")
-    models.add_argument("--drafter", choices=("model", "ngram"), default="model")
-    models.add_argument("--greedy-drafts", action="store_true", help="draft the most probable token, never sample it")
     models.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     models.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
+    return models
+
+
+def _add_bench(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=bench)
+    _add_models(command)
+    command.add_argument("--max-new-tokens", type=int, default=64)
+    command.add_argument("--num-draft-tokens", type=int, default=5)
+    command.add_argument("--turns", type=int, default=10, help="interleaved repetitions of every contestant")
+    command.add_argument("--out", type=Path, default=Path("reports/local/bench.json"))
+
+
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.set_defaults(run=generate)
+    command.add_argument("prompt", nargs="?", metavar="PROMPT")
+    command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
+    models = _add_models(command)
+    models.add_argument("--drafter", choices=("model", "ngram"), default="model")
+    models.add_argument("--greedy-drafts", action="store_true", help="draft the most probable token, never sample it")
     length = command.add_argument_group("length")
     length.add_argument("--max-new-tokens", type=int, default=128)
     length.add_argument("--min-new-tokens", type=int, default=0)
@@ -163,4 +208,3 @@ def _parser() -> argparse.ArgumentParser:
     output = command.add_argument_group("output").add_mutually_exclusive_group()
     output.add_argument("--stats", action="store_true", help="acceptance and speed on stderr")
     output.add_argument("--stream", action="store_true", help="print while decoding")
-    return parser

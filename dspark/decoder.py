@@ -146,7 +146,8 @@ class Batch:
         anchors = torch.tensor([[ids[-1]] for ids in token_ids], device=drafts.device)
         block = torch.cat([anchors, drafts], 1)  # [B, 1 + K]
         logits = self.context.extend(block, [1 + length for length in proposal.draft_lengths])  # [B, 1 + K, V]
-        target_probs = self.processors.probs(logits, history, drafts)
+        scores = self.processors.scores(logits, history, drafts)  # [B, 1 + K, V]
+        target_probs = self.processors.law(scores)
         verification = verify_block(
             draft_token_ids=drafts,
             draft_probs=proposal.draft_probs,
@@ -155,7 +156,7 @@ class Batch:
             accept_uniforms=uniforms.accept[:, : drafts.shape[1]],
             final_uniforms=uniforms.final,
         )
-        emitted = self._emit(rows, proposal, target_probs, verification)
+        emitted = self._emit(rows, proposal, scores, target_probs, verification)
         self._roll_back(rows, block)
         return emitted
 
@@ -173,13 +174,13 @@ class Batch:
             self.session.observe(token_ids=block, counts=counts)
 
     def _emit(
-        self, rows: list[Row], proposal: Proposal, target_probs: Tensor, verification: Verification
+        self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification
     ) -> dict[int, list[int]]:
         drafts = proposal.draft_token_ids
         numbers = [verification.num_accepted[:, None], verification.final_token_ids[:, None], drafts]
         numbers.append(target_probs[..., 0].isnan().long())  # a NaN law is NaN everywhere
         outcome: list[list[int]] = torch.cat(numbers, 1).tolist()  # the one transfer of a round
-        logprobs = self._logprobs(rows, drafts, target_probs, verification)
+        logprobs = self._logprobs(rows, drafts, scores, verification)
         emitted = {}
         for place, (index, row, numbers_of_row) in enumerate(zip(self.running, rows, outcome, strict=True)):
             num_accepted, final, *rest = numbers_of_row
@@ -199,14 +200,18 @@ class Batch:
         return emitted
 
     def _logprobs(
-        self, rows: list[Row], drafts: Tensor, target_probs: Tensor, verification: Verification
+        self, rows: list[Row], drafts: Tensor, scores: Tensor, verification: Verification
     ) -> list[list[float]] | None:
-        """Log-probabilities of drafts and final token under the processed target law; None where nobody asked."""
+        """Log-probabilities of drafts and final token under the processed target law; None where nobody asked.
+
+        In greedy rows the temperature counts as 1, so that they say how sure the target was.
+        """
         if not any(row.request.logprobs for row in rows):
             return None
         final = verification.final_token_ids[:, None]  # [B, 1]
         emitted = torch.cat([drafts, final], 1).scatter(1, verification.num_accepted[:, None], final)  # [B, K + 1]
-        values: list[list[float]] = target_probs.gather(-1, emitted.unsqueeze(-1)).squeeze(-1).log().tolist()
+        law = self.processors.sampled_law(scores)
+        values: list[list[float]] = law.gather(-1, emitted.unsqueeze(-1)).squeeze(-1).log().tolist()
         return values
 
     def _roll_back(self, rows: list[Row], block: Tensor) -> None:

@@ -102,15 +102,26 @@ class Processors:
             `[B, T, V]` in this object's dtype; a row whose logits hold NaN or +inf, or nothing possible, is NaN.
 
         """
+        return self.law(self.scores(logits, history, draft_token_ids, start=start))
+
+    def scores(self, logits: Tensor, history: History, draft_token_ids: Tensor, *, start: int = 0) -> Tensor:
+        """Logits after every processor except temperature and truncation; arguments as in `probs`."""
         scores = logits.to(self.dtype)
         scores = self._penalised(scores, history, draft_token_ids, start)
         if self._banned is not None:
             scores = scores.masked_fill(self._banned, -torch.inf)
-        scores = self._without_early_stop(scores, history, start)
+        return self._without_early_stop(scores, history, start)
+
+    def law(self, scores: Tensor) -> Tensor:
+        """The law that each row draws from, `[B, T, V]`; all mass on the best score in greedy rows."""
         if self._all_greedy:
             return one_hot_of_best(scores)
-        law = self._truncated(scores if self._temperature is None else scores / self._temperature).softmax(-1)
+        law = self.sampled_law(scores)
         return law if self._is_greedy is None else torch.where(self._is_greedy, one_hot_of_best(scores), law)
+
+    def sampled_law(self, scores: Tensor) -> Tensor:
+        """Temperature (1 in greedy rows), truncation, softmax: the law that log-probabilities are reported from."""
+        return self._truncated(scores if self._temperature is None else scores / self._temperature).softmax(-1)
 
     def _penalised(self, scores: Tensor, history: History, draft_token_ids: Tensor, start: int) -> Tensor:
         if self._bias is not None:

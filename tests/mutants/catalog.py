@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark import cache, randomness, record, verification
+from dspark import cache, decoder, randomness, record, verification
 from dspark.decoder import Row
-from dspark.drafters.model import ModelDraftSession
+from dspark.drafters.model import ModelDraftSession, to_vocabulary
 from dspark.drafters.protocol import Proposal
 from dspark.sampling import Processors
 from tests.mutants.mutant import Mutant
@@ -366,4 +366,136 @@ plant(
     patches={"dspark.drafters.model.ModelDraftSession.propose": drop_unlikely_drafts},
     chapter="test_02_exact_law.py",
     property="exact law",
+)
+
+
+# --- checks that no row above reaches --------------------------------------------------------------------------------
+
+
+def draft_nothing(self: ModelDraftSession, **keywords: Any) -> Proposal:
+    """Drafts are made and thrown away."""
+    proposal = propose(self, **keywords)
+    return Proposal.empty(len(proposal.draft_lengths), keywords["processors"])
+
+
+plant(
+    id="PERF-2",
+    family="PERF",
+    source="https://github.com/vllm-project/vllm/issues/52107",
+    mechanism="drafts are proposed but never verified",
+    patches={"dspark.drafters.model.ModelDraftSession.propose": draft_nothing},
+    chapter="test_10_acceptance.py",
+    property="it speculates",
+)
+
+
+def trust_everything(draft_token_ids: Tensor, draft_probs: Tensor) -> Tensor:
+    """No guard against NaN or infinity in draft_probs."""
+    return torch.ones(draft_probs.shape[:2], dtype=torch.bool)
+
+
+plant(
+    id="ACC-4",
+    family="ACC",
+    source="https://github.com/sgl-project/sglang/pull/37134",
+    mechanism="a malformed draft row is not rejected",
+    patches={"dspark.verification.trustworthy": trust_everything},
+    chapter="test_09_support.py",
+    property="corrupt draft",
+)
+
+
+def shifted_vocabulary(logits: Tensor, vocab_size: int) -> Tensor:
+    """Draft token ids are off by one against the target's."""
+    return to_vocabulary(logits, vocab_size).roll(1, -1)
+
+
+plant(
+    id="VOCAB-1",
+    family="VOCAB",
+    source="https://github.com/NVIDIA-NeMo/Automodel/pull/2447",
+    mechanism="draft ids are mapped to the wrong target ids, draft_probs too: lossless, but acceptance collapses",
+    patches={"dspark.drafters.model.to_vocabulary": shifted_vocabulary},
+    chapter="test_10_acceptance.py",
+    property="draft = target accepts everything",
+)
+
+
+def always_the_same_seed(seed: int | None) -> torch.Generator:
+    """Requests without a seed all get seed 0."""
+    return uniform_source(0 if seed is None else seed)
+
+
+def coarse_seed(seed: int | None) -> torch.Generator:
+    """Neighbouring seeds share a stream."""
+    return uniform_source(None if seed is None else seed // 16)
+
+
+plant(
+    id="RNG-4",
+    family="RNG",
+    source="https://github.com/NVIDIA/TensorRT-LLM/pull/17599",
+    mechanism="requests without a seed are reseeded with a constant",
+    patches={"dspark.decoder.uniform_source": always_the_same_seed},
+    chapter="test_08_randomness.py",
+    property="streams differ",
+)
+plant(
+    id="RNG-9",
+    family="RNG",
+    source="https://github.com/vllm-project/vllm/pull/35398",
+    mechanism="seeds are derived wrongly, so that neighbours share a stream",
+    patches={"dspark.decoder.uniform_source": coarse_seed},
+    chapter="test_08_randomness.py",
+    property="streams are independent",
+)
+
+rounds_of_a_stream = decoder._rounds
+
+
+def first_token_of_each_chunk(batch: Any) -> Any:
+    """The client takes one token per chunk."""
+    for chunk in rounds_of_a_stream(batch):
+        yield chunk[:1]
+
+
+plant(
+    id="STREAM-1",
+    family="STREAM",
+    source="https://github.com/vllm-project/vllm/issues/30204",
+    mechanism="a parser handles one token per delta; the others are lost",
+    patches={"dspark.decoder._rounds": first_token_of_each_chunk},
+    chapter="test_14_streaming.py",
+    property="streaming = non-streaming",
+)
+
+prefill = decoder.Batch._prefill
+aborted: list[bool] = []
+
+
+def remember_an_abort(batch: Any) -> Any:
+    """An early close is noticed by the next request."""
+    try:
+        yield from rounds_of_a_stream(batch)
+    except GeneratorExit:
+        aborted.append(True)
+        raise
+
+
+def rewind_after_an_abort(self: Any) -> None:
+    """The rewind of the aborted request hits the next one's prompt."""
+    prefill(self)
+    if aborted and min(self.context.lengths) > 0:
+        aborted.clear()
+        self.context.commit([length - 1 for length in self.context.lengths])
+
+
+plant(
+    id="KV-4",
+    family="KV",
+    source="https://github.com/ml-explore/mlx-lm/pull/1528",
+    mechanism="the rewind of an aborted stream is applied to the next request",
+    patches={"dspark.decoder._rounds": remember_an_abort, "dspark.decoder.Batch._prefill": rewind_after_an_abort},
+    chapter="test_14_streaming.py",
+    property="cancellation",
 )

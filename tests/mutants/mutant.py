@@ -13,8 +13,8 @@ from dspark.conformance import make_decoder
 class Mutant:
     """One planted bug.
 
-    `patches` maps a dotted name in `dspark` to its wrong replacement. `chapters` are the files of the suite of which at
-    least one must fail; `properties` the properties of which one must be named.
+    `patches` maps a dotted name in `dspark` to its wrong replacement. `chapter` is a file of the suite that must fail
+    with `property` among the properties named.
     """
 
     id: str

@@ -92,7 +92,7 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
     return Finding(
         verdict=Verdict.FAIL,
         reason=f"total variation {distance:.3g} from the target's law (allowed {bound:.0e}); output {list(map(list, worst))} "
-        f"has probability {found.law.get(worst, 0.0):.6g}, expected {expected.get(worst, 0.0):.6g}",
+        f"has probability {found.law.get(worst, 0.0):.6g}, which is {found.law.get(worst, 0.0) - expected.get(worst, 0.0):+.2g} off",
         diagnosis=_diagnosis(subject, case, found.law),
         **common,
     )

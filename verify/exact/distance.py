@@ -3,12 +3,12 @@
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import product
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Outcome = TypeVar("Outcome", bound=Hashable)
 
 
-def total_variation(left: Mapping[Outcome, float], right: Mapping[Outcome, float]) -> float:
+def total_variation(left: Mapping[Any, float], right: Mapping[Any, float]) -> float:
     """Half the sum of absolute differences: for laws, the largest difference in the probability of any event."""
     outcomes = left.keys() | right.keys()
     return math.fsum(abs(left.get(outcome, 0.0) - right.get(outcome, 0.0)) for outcome in outcomes) / 2

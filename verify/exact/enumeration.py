@@ -69,10 +69,6 @@ def enumerate_outcomes(
             more = replay.advance()
             if replay.refused:
                 break
-            if interception.must_restart():
-                replay.restart()
-                shares, num_paths, mass, more = {}, 0, 0.0, True
-                continue
             shares.setdefault(outcome, []).append(replay.probability)
             num_paths += 1
             mass += replay.probability

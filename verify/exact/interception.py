@@ -13,12 +13,10 @@ from verify.exact.primitives import Handler, drawing_handlers, guard_handlers, s
 from verify.exact.replay import Replay
 
 Result = TypeVar("Result")
-
-# Replaced functions cost nothing per torch call, but miss a reference that was taken before (`from torch import
-# multinomial`). A function mode sees those too, and costs about 1 us per torch call: so it watches one run in so many,
-# and every run once it has found something.
-_WATCHED_EVERY = 16
 _ABSENT = object()
+
+# Two nets. Replaced functions catch calls in every thread and inside torch's own Python code. A function mode catches, in
+# this thread, calls through references taken before (`from torch import multinomial`). It costs about 1 us per torch call.
 
 
 class Interception:
@@ -26,30 +24,19 @@ class Interception:
 
     def __init__(self, replay: Replay) -> None:
         self.replay = replay
-        self.always_watched = False
         self._handlers = [*drawing_handlers(), *guard_handlers(), *seeding_handlers(), *other_handlers()]
         self._states = generator_states()
-        self._mode = _Watch(replay, drawing=_by_function(drawing_handlers()), guarded=_by_function(guard_handlers()))
+        self._watch = _Watch(replay, [*drawing_handlers(), *guard_handlers()])
 
     def call(self, run: Callable[[], Result]) -> Result:
         """Execute one run; sets `replay.refused` if a generator moved without a choice point."""
         before = {name: read() for name, read in self._states.items()}
-        if self.always_watched or self.replay.run % _WATCHED_EVERY == 1:
-            with self._mode:
-                result = run()
-        else:
+        with self._watch:
             result = run()
         for name, read in self._states.items():
             if read() != before[name]:
                 self.replay.refused = self.replay.refused or f"a random draw that was not intercepted ({name} moved)"
         return result
-
-    def must_restart(self) -> bool:
-        """Whether a held reference to a random function was found while runs went unwatched."""
-        if self.always_watched or not self._mode.found:
-            return False
-        self.always_watched = True
-        return True
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -79,25 +66,22 @@ class Interception:
 class _Watch(TorchFunctionMode):
     """Sees every torch function in its thread; answers random ones that were reached through an older reference."""
 
-    def __init__(self, replay: Replay, *, drawing: dict[Any, Handler], guarded: dict[Any, Handler]) -> None:
+    def __init__(self, replay: Replay, handlers: list[tuple[Any, str, Handler]]) -> None:
         super().__init__()
-        self.found = False
         self._replay = replay
-        self._drawing = drawing
-        self._handlers = drawing | guarded
+        self._handlers = {getattr(owner, name): handler for owner, name, handler in handlers}
+        self._harmless: set[Any] = set()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._harmless:  # nearly always: keep this path short
+            return func(*args, **kwargs) if kwargs else func(*args)
         handler = self._handlers.get(func)
         if handler is not None:
-            self.found |= func in self._drawing
             return handler(self._replay, func, *args, **(kwargs or {}))
         if _is_random_operator(func):
             self._replay.refuse(str(func))
+        self._harmless.add(func)
         return func(*args, **(kwargs or {}))
-
-
-def _by_function(handlers: list[tuple[Any, str, Handler]]) -> dict[Any, Handler]:
-    return {getattr(owner, name): handler for owner, name, handler in handlers}
 
 
 def _is_random_operator(func: Any) -> bool:

@@ -19,6 +19,14 @@ from verify.exact.replay import Replay
 def operate(replay: Replay, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Apply a torch function of which at least one argument is random, or refuse it by name."""
     name = _name(func)
+    try:
+        return _apply(replay, name, func, args, kwargs)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        # torch knows more spellings of a call than the models here; that is no error of the program.
+        replay.refuse(f"{name} of random values, called in a way that is not modelled ({error})")
+
+
+def _apply(replay: Replay, name: str, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     if name in names.METADATA:
         with torch._C.DisableTorchFunction():
             return func(*args, **kwargs)
@@ -98,7 +106,8 @@ def _join(replay: Replay, func: Any, tensors: Sequence[Any], *args: Any, **kwarg
 
 def _convert(replay: Replay, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor:
     origin, *others = args
-    assert isinstance(origin, LazyTensor)
+    if not isinstance(origin, LazyTensor):
+        replay.refuse(f"{_name(func)} with a random argument")
     with torch._C.DisableTorchFunction():
         sample = func(torch.empty(0, dtype=origin.dtype, device=origin.device), *others, **kwargs)
     if not isinstance(sample, Tensor) or sample.dtype not in (torch.float32, torch.float64):

@@ -59,10 +59,6 @@ class Replay:
         self.run += 1
         self.choices = []
 
-    def restart(self) -> None:
-        """Forget all paths."""
-        self._planned = []
-
     def choose(self, weights: Sequence[float], name: str) -> int:
         """Return the branch to take, of those with a positive weight; a certain branch is no choice point."""
         possible = [index for index, weight in enumerate(weights) if weight > 0]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from verify.report.overview import insert, property_table
 from verify.report.schema import SCHEMA_FILE, SCHEMA_VERSION, Results, schema_text
 from verify.report.verdict import USAGE_ERROR
 from verify.report.writer import WRITERS, write_reports
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path, nargs="?", help="a results.json")
     parser.add_argument("--out", type=Path, help="folder of the reports (default: that of the results)")
     parser.add_argument("--write-schema", action="store_true", help="write the JSON Schema of results.json instead")
+    parser.add_argument("--insert-table", type=Path, metavar="FILE.md", help="put the table of properties into FILE.md")
     said = parser.parse_args(arguments)
     if said.write_schema:
         SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
@@ -29,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValidationError) as error:
         print(f"{said.results} is not a results.json of schema {SCHEMA_VERSION}: {error}", file=sys.stderr)
         return USAGE_ERROR
+    if said.insert_table is not None:
+        text = said.insert_table.read_text(encoding="utf-8")
+        said.insert_table.write_text(insert(text, property_table(results)), encoding="utf-8")
+        return 0
     folder = said.out or said.results.parent
     folder.mkdir(parents=True, exist_ok=True)
     problems = write_reports(results, folder)

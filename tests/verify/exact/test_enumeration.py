@@ -39,6 +39,21 @@ def in_place_race() -> int:
     return int(probs().div_(noise).argmax(dim=-1))
 
 
+@torch.inference_mode()
+def in_inference_mode() -> int:
+    return in_place_race()
+
+
+class Holder:
+    """Holds a random function where no module shows it, and uses it on a path that comes late."""
+
+    draw = staticmethod(torch.multinomial)
+
+    def sample(self) -> int:
+        first = int(torch.multinomial(torch.tensor([0.9, 0.1], dtype=torch.float64), 1))
+        return int((self.draw if first else torch.multinomial)(probs(), 1, generator=torch.Generator()))
+
+
 def in_a_thread() -> int:
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(int(torch.multinomial(probs(), 1))))
@@ -63,7 +78,7 @@ SAMPLERS: dict[str, Callable[[], int]] = {
     "multinomial held since import": lambda: int(held_multinomial(probs(), 1, generator=torch.Generator())),
     "multinomial in a partial": partial(lambda draw: int(draw(probs(), 1)), torch.multinomial),
     "multinomial in a thread": in_a_thread,
-    "categorical": lambda: int(torch.distributions.Categorical(probs=probs()).sample()),
+    "categorical": lambda: int(torch.distributions.Categorical(probs=probs()).sample()),  # type: ignore[no-untyped-call]
     "searchsorted": lambda: int(torch.searchsorted(probs().cumsum(0), uniform(1), right=True)),
     "searchsorted of 1 - u": lambda: int(torch.searchsorted(probs().cumsum(0), 1 - uniform(1), right=True)),
     "bucketize": lambda: int(torch.bucketize(uniform(1), probs().cumsum(0), right=True)),
@@ -74,20 +89,23 @@ SAMPLERS: dict[str, Callable[[], int]] = {
     "random.choices": lambda: random.choices(range(4), weights=PROBS)[0],
     "race": lambda: int((probs() / exponential()).argmax()),
     "race in place": in_place_race,
+    "race in inference mode": in_inference_mode,
     "race by argmin": lambda: int((exponential() / probs()).argmin()),
     "race by log u": lambda: int((torch.log(uniform(4)) / probs()).argmax()),
     "race by max": lambda: int((probs() / exponential()).max(dim=-1).indices),
     "gumbel": lambda: int((probs().log() - torch.log(-torch.log(uniform(4)))).argmax()),
     "gumbel from exponential": lambda: int((probs().log() - exponential().log()).argmax()),
     "gumbel distribution": lambda: int((probs().log() + _gumbel().sample()).argmax()),
-    "exponential distribution": lambda: int(
-        (probs() / torch.distributions.Exponential(torch.ones(4).double()).sample()).argmax()
-    ),
+    "exponential distribution": lambda: int((probs() / _exponential_law().sample()).argmax()),
 }
 
 
 def _gumbel() -> Any:
     return torch.distributions.Gumbel(torch.zeros(4, dtype=torch.float64), 1.0)
+
+
+def _exponential_law() -> Any:
+    return torch.distributions.Exponential(torch.ones(4, dtype=torch.float64))
 
 
 def _first_above(u: Any) -> int:
@@ -106,6 +124,12 @@ def test_sampler_has_the_law_on_paper(name: str) -> None:
     assert found.complete
     assert found.num_paths == 3
     assert math.isclose(found.mass, 1, abs_tol=EXACT)
+    assert total_variation(found.law, LAW) < EXACT
+
+
+def test_reference_held_out_of_sight() -> None:
+    found = enumerate_outcomes(Holder().sample, max_paths=100)
+    assert found.num_paths == 6
     assert total_variation(found.law, LAW) < EXACT
 
 

@@ -69,6 +69,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "numpy.random.choice": lambda: int(np.random.choice(3)),
     "numpy.random.Generator.integers": lambda: int(np.random.default_rng(0).integers(3)),
     "random.SystemRandom": lambda: random.SystemRandom().random() < 0.5,
+    "lt of random values, called in a way": lambda: bool(torch.lt(input=uniform(1), other=0.5)),
     "aten.rand": lambda: bool(torch.ops.aten.rand([1]) < 0.5),
     "an outcome that contains an undecided random value": lambda: (0, [uniform(1).item()]),
     "random values written into a part or a view": a_part_of_a_buffer,

@@ -39,7 +39,7 @@ def target_law(target: TableLM) -> dict[tuple[int, ...], float]:
 
 
 def enumerate_generate(target: TableLM, **settings: Any) -> Enumeration[tuple[int, ...]]:
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     prompt = torch.tensor([PROMPT])
 
     def run() -> tuple[int, ...]:
@@ -54,11 +54,12 @@ def enumerate_generate(target: TableLM, **settings: Any) -> Enumeration[tuple[in
 @pytest.mark.parametrize("drafting", ["assistant", "prompt lookup", "none"])
 def test_sampled_generation_follows_the_target(drafting: str) -> None:
     target = table_model(0)
-    settings: dict[str, Any] = {
+    with_drafts: dict[str, dict[str, Any]] = {
         "assistant": {"assistant_model": table_model(1)},
         "prompt lookup": {"prompt_lookup_num_tokens": 2},
-    }.get(drafting, {})
-    found = enumerate_generate(target, do_sample=True, **settings)
+        "none": {},
+    }
+    found = enumerate_generate(target, do_sample=True, **with_drafts[drafting])
     assert found.complete
     assert found.refused == ""
     assert abs(found.mass - 1) < 1e-12

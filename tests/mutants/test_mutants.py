@@ -1,0 +1,60 @@
+"""Every planted bug makes the suite fail, with the right property named; the correct decoder never."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mutants import MUTANTS
+
+ROOT = Path(__file__).parents[2]
+
+
+def judge(tmp_path: Path, decoder: str, chapter: str) -> dict[str, Any]:
+    """Judge one chapter in a process of its own."""
+    command = [sys.executable, "-m", "pytest", f"verify/suite/{chapter}", "--decoder", decoder, "--seed", "1"]
+    command += ["--profile", "smoke", "--allow-partial", "--report-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    (path,) = tmp_path.glob("*/latest/results.json")
+    results: dict[str, Any] = json.loads(path.read_text())
+    results["exit_code"] = done.returncode
+    return results
+
+
+def test_families() -> None:
+    required = {
+        "ACC",
+        "QMIS",
+        "RES",
+        "BON",
+        "LOGP",
+        "STOP",
+        "KV",
+        "BATCH",
+        "RNG",
+        "VOCAB",
+        "EDGE",
+        "LPROB",
+        "SCHED",
+        "STAT",
+    }
+    assert required <= {mutant.family for mutant in MUTANTS.values()}
+
+
+@pytest.mark.parametrize("id", MUTANTS)
+def test_mutant_is_caught(tmp_path: Path, id: str) -> None:  # noqa: A002 (the word of the catalog)
+    mutant = MUTANTS[id]
+    results = judge(tmp_path, f"tests.mutants:{id}", mutant.chapter)
+    failed = {check["property"]: check["reason"] for check in results["checks"] if check["verdict"] == "fail"}
+    assert results["exit_code"] == 1
+    assert mutant.property in failed, failed
+
+
+@pytest.mark.parametrize("chapter", sorted({mutant.chapter for mutant in MUTANTS.values()}))
+def test_correct_decoder_passes(tmp_path: Path, chapter: str) -> None:
+    results = judge(tmp_path, "dspark", chapter)
+    bad = [check["reason"] for check in results["checks"] if check["verdict"] in ("fail", "error")]
+    assert not bad

@@ -1,0 +1,53 @@
+"""The README's text is true: its adapter works as printed, its table lists the suite's properties."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from verify.registry import known_decoders
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ENGINE = '''
+from types import SimpleNamespace
+from verify.instrument import CORRECT, InstrumentDecoder
+from verify.protocol import Request, SamplingParams
+
+class Engine:
+    def __init__(self, target, draft):
+        self.inner = InstrumentDecoder(SimpleNamespace(target=target, draft=draft), CORRECT["standard"])
+
+    def generate(self, prompt, *, max_new_tokens, stop, num_draft_tokens, temperature, seed):
+        sampling = SamplingParams(temperature=temperature)
+        request = Request(prompt_token_ids=tuple(prompt), max_new_tokens=max_new_tokens, stop_token_ids=tuple(stop),
+                          num_draft_tokens=num_draft_tokens, sampling=sampling)
+        return list(self.inner.generate([request])[0].token_ids)
+'''
+
+
+def adapter() -> str:
+    found = re.search(r"<!-- adapter -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert found
+    return found.group(1)
+
+
+def test_the_adapter_is_short() -> None:
+    lines = [line for line in adapter().splitlines() if line.strip() and not line.lstrip().startswith(("#", "from ", "import "))]
+    assert len(lines) <= 15
+
+
+def test_the_adapter_works_from_another_directory(tmp_path: Path) -> None:
+    (tmp_path / "my_adapter.py").write_text(adapter())
+    (tmp_path / "my_engine.py").write_text(ENGINE)
+    command = [sys.executable, "-m", "pytest", "--pyargs", "verify.suite.test_02_exact_law", "-k", "test_rounds and close"]
+    command += ["--decoder", "my_adapter:make_decoder", "--profile", "smoke", "--allow-partial", "--seed", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((tmp_path / "reports" / "local").glob("*/latest/results.json"))
+
+
+def test_named_decoders_exist() -> None:
+    listed = re.search(r"Ready adapters: (.*)\n", README)
+    assert listed
+    assert set(re.findall(r"`([a-z-]+)`", listed.group(1))) == set(known_decoders())
