@@ -16,8 +16,8 @@ import numpy as np
 import torch
 import transformers
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
-from tqdm import tqdm
 
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
@@ -45,7 +45,7 @@ def run(pair: LoadedPair, contest: Contest) -> dict[str, Any]:
     for decode in contestants.values():  # warm up
         decode(contest.prompts[0])
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in tqdm(range(contest.num_turns), desc="turns"):
+    for _ in track(range(contest.num_turns), description="turns"):
         for name, decode in contestants.items():
             _synchronise(pair)
             started = time.perf_counter()

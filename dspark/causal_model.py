@@ -66,7 +66,7 @@ class CausalModel:
         """An empty cache of the right layer types."""
         cache = DynamicCache(config=self.model.config)
         if self.has_window:
-            cache.activate_past_recording()  # type: ignore[no-untyped-call]
+            cache.activate_past_recording()
         return cache
 
     def logits(self, token_ids: Tensor, cache: DynamicCache | None, **inputs: Any) -> Tensor:

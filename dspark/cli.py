@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """Decode one prompt to stdout."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     text = _prompt(options)
     pair = load_pair(
         target_dir=options.target,
@@ -134,7 +134,7 @@ def _bias(text: str) -> tuple[int, float]:
 
 def bench(options: argparse.Namespace) -> int:
     """Time this decoder against plain decoding and transformers on one pair of checkpoints."""
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     pair = load_pair(
         target_dir=options.target,
         draft_dir=options.draft,

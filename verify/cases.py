@@ -121,12 +121,13 @@ def _paths(vocab_size: int, remaining: int, num_draft_tokens: int) -> float:
         return 1.0
     drafted = min(num_draft_tokens, remaining - 1)
     # `accepted` coins came up heads, one came up tails (or none was left), the tokens after them are drafted anyway.
-    return sum(
+    total: float = sum(
         vocab_size ** (drafted + 1)
         * 2 ** max(0, drafted - accepted - 1)
         * _paths(vocab_size, remaining - accepted - 1, num_draft_tokens)
         for accepted in range(drafted + 1)
     )
+    return total
 
 
 def processors(capabilities: Capabilities) -> SearchStrategy[dict[str, Any]]:

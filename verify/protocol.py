@@ -102,10 +102,10 @@ class Capabilities:
     """What a decoder claims. Claimed and absent is a failure; not claimed is listed as not verified, and must raise.
 
     `logprobs` says of which law: "processed" (after every processor and the temperature, which counts as 1 in greedy
-    decoding) or "raw" (of the model's own logits). `arithmetic` is the precision in which probabilities are computed from logits; it sets the bound of the
-    exact-law checks. `standard_acceptance` claims accept = min(1, target/draft) with a draft of `ModelPair.draft`, which
-    lets the suite compare acceptance with theory; designs with another rule are lossless too and leave it out.
-    `draft_model` says that drafts come from `ModelPair.draft`.
+    decoding) or "raw" (of the model's own logits). `arithmetic` is the precision in which probabilities are computed
+    from logits; it sets the bound of the exact-law checks. `standard_acceptance` claims accept = min(1, target/draft)
+    with a draft of `ModelPair.draft`, which lets the suite compare acceptance with theory; designs with another rule are
+    lossless too and leave it out. `draft_model` says that drafts come from `ModelPair.draft`.
     """
 
     greedy: bool = False

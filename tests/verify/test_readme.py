@@ -9,7 +9,7 @@ from verify.registry import known_decoders
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-ENGINE = '''
+ENGINE = """
 from types import SimpleNamespace
 from verify.instrument import CORRECT, InstrumentDecoder
 from verify.protocol import Request, SamplingParams
@@ -23,7 +23,7 @@ class Engine:
         request = Request(prompt_token_ids=tuple(prompt), max_new_tokens=max_new_tokens, stop_token_ids=tuple(stop),
                           num_draft_tokens=num_draft_tokens, sampling=sampling)
         return list(self.inner.generate([request])[0].token_ids)
-'''
+"""
 
 
 def adapter() -> str:
@@ -33,14 +33,26 @@ def adapter() -> str:
 
 
 def test_the_adapter_is_short() -> None:
-    lines = [line for line in adapter().splitlines() if line.strip() and not line.lstrip().startswith(("#", "from ", "import "))]
+    lines = [
+        line
+        for line in adapter().splitlines()
+        if line.strip() and not line.lstrip().startswith(("#", "from ", "import "))
+    ]
     assert len(lines) <= 15
 
 
 def test_the_adapter_works_from_another_directory(tmp_path: Path) -> None:
     (tmp_path / "my_adapter.py").write_text(adapter())
     (tmp_path / "my_engine.py").write_text(ENGINE)
-    command = [sys.executable, "-m", "pytest", "--pyargs", "verify.suite.test_02_exact_law", "-k", "test_rounds and close"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--pyargs",
+        "verify.suite.test_02_exact_law",
+        "-k",
+        "test_rounds and close",
+    ]
     command += ["--decoder", "my_adapter:make_decoder", "--profile", "smoke", "--allow-partial", "--seed", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -84,15 +84,12 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
             **common,
         )
     worst = max(expected.keys() | found.law.keys(), key=lambda o: abs(expected.get(o, 0.0) - found.law.get(o, 0.0)))
-    details["worst_output"] = {
-        "output": [list(output) for output in worst],
-        "expected": expected.get(worst, 0.0),
-        "observed": found.law.get(worst, 0.0),
-    }
+    wanted, observed = expected.get(worst, 0.0), found.law.get(worst, 0.0)
+    details["worst_output"] = {"output": [list(each) for each in worst], "expected": wanted, "observed": observed}
     return Finding(
         verdict=Verdict.FAIL,
-        reason=f"total variation {distance:.3g} from the target's law (allowed {bound:.0e}); output {list(map(list, worst))} "
-        f"has probability {found.law.get(worst, 0.0):.6g}, which is {found.law.get(worst, 0.0) - expected.get(worst, 0.0):+.2g} off",
+        reason=f"total variation {distance:.3g} from the target's law (allowed {bound:.0e}); output "
+        f"{list(map(list, worst))} has probability {observed:.6g} instead of {wanted:.6g} ({observed - wanted:+.2g})",
         diagnosis=_diagnosis(subject, case, found.law),
         **common,
     )

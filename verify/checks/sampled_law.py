@@ -1,7 +1,8 @@
 """Sampled law by betting: emitted tokens against the target's law, until decided or out of requests."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ STATED_ERRORS = ("draft_leak", "uniform_leak")
 
 def judge_sampled_law(
     subject: Subject,
-    requests: Sequence[Request],
+    answers: Iterable[Sequence[Observed]],
     *,
     alpha: float,
     tolerance: float = 0.0,
@@ -39,7 +40,7 @@ def judge_sampled_law(
 
     Args:
         subject: the decoder and its reference.
-        requests: asked one by one, in order, until rejection.
+        answers: taken group by group until rejection; `in_turn` makes them as they are needed.
         alpha: false-alarm probability of this check; halved between two accounts where the standard rule is claimed.
         tolerance: largest difference in log-probability between correct computations of the target, measured.
         coverage: filled here.
@@ -55,9 +56,8 @@ def judge_sampled_law(
     bounds = LeakBounds(hypotheses, delta=CERTIFICATE_DELTA, tolerance=tolerance)
     moments = Moments(hypotheses)
     trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
-    for start in range(0, len(requests), CALLS_BETWEEN_LOOKS):
-        answers = subject.generate_each(requests[start : start + CALLS_BETWEEN_LOOKS])
-        for each, evidence in zip(answers, score(subject, answers), strict=True):
+    for group in answers:
+        for each, evidence in zip(group, score(subject, group), strict=True):
             if each.rounds is not None:
                 coverage.add_rounds(each.rounds)
             else:
@@ -68,7 +68,6 @@ def judge_sampled_law(
                 bounds.update(kept)
                 moments.update(kept)
         trail.append((wealth.num_tokens, wealth.blind.log_wealth_of.copy()))
-        subject.judge.progress(min(start + CALLS_BETWEEN_LOOKS, len(requests)), len(requests), "sampled requests")
         if wealth.rejected or (informed and wealth.informed.rejected):
             break
     details: dict[str, Any] = {
@@ -90,6 +89,16 @@ def judge_sampled_law(
         missing=coverage.missing(required_paths),
         details=details,
     )
+
+
+def in_turn(subject: Subject, requests: Sequence[Request]) -> Iterator[Sequence[Observed]]:
+    """Answer the requests in groups, each when it is asked for; seeded by the check's seed where seeds are claimed."""
+    if subject.capabilities.seeds:
+        first = subject.judge.seed % 2**31
+        requests = [replace(request, seed=first + index) for index, request in enumerate(requests)]
+    for start in range(0, len(requests), CALLS_BETWEEN_LOOKS):
+        subject.judge.progress(start, len(requests), "sampled requests")
+        yield subject.generate_each(requests[start : start + CALLS_BETWEEN_LOOKS])
 
 
 def _conclude(

@@ -57,5 +57,6 @@ def judge_vocabularies(judge: Judge, spec: TableSpec, extra: int) -> Finding:
         dtype=torch.float64,
         max_position_embeddings=spec.max_positions,
     )
-    pair = replace(pair, draft=draft.to(pair.device))
+    torch.nn.Module.to(draft, pair.device)
+    pair = replace(pair, draft=draft)
     return judge_exact_law(Subject(judge, pair), replace(CASE, spec=spec))

@@ -95,7 +95,7 @@ def generator_states() -> dict[str, Callable[[], object]]:
         "Python's random": random.getstate,
         "numpy.random": lambda: pickle.dumps(np.random.get_state()),
     }
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         for index, generator in enumerate(torch.cuda.default_generators):
             states[f"torch's generator of cuda:{index}"] = lambda each=generator: each.get_state().numpy().tobytes()  # type: ignore[misc]
     for index, each in enumerate(gc.get_objects()):

@@ -89,7 +89,7 @@ def _is_random_operator(func: Any) -> bool:
     if type(func) is torch._ops.OpOverload:
         return torch.Tag.nondeterministic_seeded in func.tags
     if type(func) is torch._ops.OpOverloadPacket:
-        return any(_is_random_operator(getattr(func, name)) for name in func.overloads())  # type: ignore[no-untyped-call]
+        return any(_is_random_operator(getattr(func, name)) for name in func.overloads())
     return False
 
 

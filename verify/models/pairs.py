@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from verify.models.compat import forward_logits
 from verify.models.table import TableLM
 from verify.protocol import ModelPair
 
@@ -108,7 +109,8 @@ def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, fol
             dtype=dtype,
             max_position_embeddings=spec.max_positions,
         )
-        return model.to(device)
+        torch.nn.Module.to(model, device)
+        return model
 
     return ModelPair(
         name=spec.name,
@@ -131,10 +133,7 @@ def checkpoint_pair(
                 f"{label} directory {str(directory)!r} has no config.json; it must be a transformers checkpoint directory. "
                 "Give the folder that `save_pretrained` wrote."
             )
-    target, draft = (
-        AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).to(device).eval()
-        for directory in (target_dir, draft_dir)
-    )
+    target, draft = (_load(directory, device=device, dtype=dtype) for directory in (target_dir, draft_dir))
     vocab_size = int(target.config.get_text_config().vocab_size)
     draft_vocab_size = int(draft.config.get_text_config().vocab_size)
     if vocab_size != draft_vocab_size:
@@ -154,3 +153,17 @@ def checkpoint_pair(
         _target_dir=target_dir,
         _draft_dir=draft_dir,
     )
+
+
+def _load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    torch.nn.Module.to(model, device)
+    model.eval()
+    with torch.inference_mode():
+        logits = forward_logits(model, torch.zeros(1, 2, dtype=torch.long, device=device))
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"the model in {str(directory)!r} gives NaN or infinite logits in {dtype}; an oracle must be finite. "
+            "Check the checkpoint, or choose another --dtype."
+        )
+    return model

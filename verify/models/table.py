@@ -36,7 +36,7 @@ _MULTIPLIER_2 = 0x94D049BB133111EB - (1 << 64)
 _INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
-class TableConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
+class TableConfig(PreTrainedConfig):
     """Shape of a `TableLM`: `num_rows` laws over `vocab_size` tokens, and what of the history chooses the row."""
 
     model_type = "verify_table"
@@ -58,7 +58,7 @@ class TableConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     pad_token_id: int | None = None
 
 
-class TableLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-untyped-call]
+class TableLM(PreTrainedModel, GenerationMixin):
     """A transformers causal LM: logits are the row of `logits_table` [num_rows, V] that a hash of the visible cache picks.
 
     One layer, one head, a real cache. With history "full" the row depends on every (token, position) entry that the query

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from verify.betting.evidence import TokenEvidence
-from verify.checks.sampled_law import judge_sampled_law
+from verify.checks.sampled_law import in_turn, judge_sampled_law
 from verify.coverage import Coverage, rejections_and_full_acceptance
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
@@ -52,7 +52,11 @@ def test_tables(judge: Judge, spec: TableSpec) -> None:
         request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 64), vocab_size=spec.vocab_size)
     ]
     required = rejections_and_full_acceptance(3) if subject.capabilities.draft_model else ()
-    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage(), required_paths=required))
+    judge.conclude(
+        judge_sampled_law(
+            subject, in_turn(subject, asked), alpha=judge.alpha, coverage=Coverage(), required_paths=required
+        )
+    )
 
 
 @check(chapter=3, property="sampled law of processors", evidence=Evidence.BETTING, minimum_profile="default")
@@ -66,7 +70,7 @@ def test_processors(judge: Judge, name: str) -> None:
         for prompt in prompts(judge, scaled(judge, 48), vocab_size=BASE.vocab_size)
     ]
     subject.require_for(asked[0])
-    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage()))
+    judge.conclude(judge_sampled_law(subject, in_turn(subject, asked), alpha=judge.alpha, coverage=Coverage()))
 
 
 @check(chapter=3, property="first token", evidence=Evidence.BETTING, minimum_profile="default")
@@ -77,7 +81,7 @@ def test_first_token(judge: Judge) -> None:
     asked = [
         request(prompt, max_new_tokens=1) for prompt in prompts(judge, scaled(judge, 400), vocab_size=BASE.vocab_size)
     ]
-    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage()))
+    judge.conclude(judge_sampled_law(subject, in_turn(subject, asked), alpha=judge.alpha, coverage=Coverage()))
 
 
 @check(chapter=3, property="law after an event", evidence=Evidence.BETTING, minimum_profile="default")
@@ -89,14 +93,20 @@ def test_after(judge: Judge, event: str) -> None:
     """
     subject = table_subject(judge, BASE)
     subject.require("sampled", "standard_acceptance", "draft_model")
-    asked = [
-        request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 64), vocab_size=BASE.vocab_size)
-    ]
+    key = "answers of chapter 3"
+    if (
+        key not in judge.shared
+    ):  # one set of answers serves all events; the budget is split over the checks all the same
+        chosen = prompts(judge, scaled(judge, 240), vocab_size=BASE.vocab_size)
+        asked = [request(prompt, max_new_tokens=32) for prompt in chosen]
+        judge.shared[key] = list(in_turn(subject, asked))
 
     def following(each: Observed, evidence: TokenEvidence) -> TokenEvidence | None:
         return rows(evidence, positions_after(each, event))
 
-    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage(), select=following))
+    judge.conclude(
+        judge_sampled_law(subject, judge.shared[key], alpha=judge.alpha, coverage=Coverage(), select=following)
+    )
 
 
 @check(chapter=3, property="sampled law of the trained pair", evidence=Evidence.BETTING)
@@ -113,7 +123,7 @@ def test_trained_pair(judge: Judge, temperature: float) -> None:
     judge.conclude(
         judge_sampled_law(
             subject,
-            asked,
+            in_turn(subject, asked),
             alpha=judge.alpha,
             tolerance=noise_tolerance(judge, temperature=temperature),
             coverage=Coverage(),

@@ -8,10 +8,10 @@ from verify.checks.greedy_identity import judge_identity
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
-from verify.suite.support import answered, greedy, prompts, scaled, table_subject
+from verify.suite.support import answered, greedy, prompts, table_subject
 
-# Few rows and short windows: the same tokens come again, so that penalties act inside a block.
-SPEC = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=401, history="window", window=1, num_rows=24)
+# A small vocabulary: the same tokens come again, so that penalties act inside a block.
+SPEC = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=401, num_rows=4096)
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "repetition_penalty": {"repetition_penalty": 1.6},
@@ -31,8 +31,8 @@ def test_history_inside_a_block(judge: Judge, name: str) -> None:
     subject = table_subject(judge, SPEC)
     subject.require("greedy", name)
     asked = [
-        greedy(prompt, max_new_tokens=18, num_draft_tokens=4, **SETTINGS[name])
-        for prompt in prompts(judge, scaled(judge, 16), vocab_size=SPEC.vocab_size)
+        greedy(prompt, max_new_tokens=18, num_draft_tokens=3, **SETTINGS[name])
+        for prompt in prompts(judge, 16, vocab_size=SPEC.vocab_size)
     ]
     for each in asked:
         subject.require_for(each)

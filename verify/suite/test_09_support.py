@@ -2,7 +2,7 @@
 
 import pytest
 
-from verify.checks.sampled_law import judge_sampled_law
+from verify.checks.sampled_law import in_turn, judge_sampled_law
 from verify.checks.support import judge_corrupt_draft, judge_vocabularies
 from verify.coverage import Coverage
 from verify.judge import Judge, check
@@ -24,7 +24,7 @@ def test_zeros(judge: Judge, spec: TableSpec) -> None:
     asked = [
         request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 48), vocab_size=spec.vocab_size)
     ]
-    judge.conclude(judge_sampled_law(subject, asked, alpha=judge.alpha, coverage=Coverage()))
+    judge.conclude(judge_sampled_law(subject, in_turn(subject, asked), alpha=judge.alpha, coverage=Coverage()))
 
 
 @check(chapter=9, property="corrupt draft", evidence=Evidence.EXACT)

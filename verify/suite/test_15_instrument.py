@@ -7,7 +7,7 @@ import pytest
 
 from verify.cases import case
 from verify.checks.exact_law import judge_exact_law
-from verify.checks.sampled_law import judge_sampled_law
+from verify.checks.sampled_law import in_turn, judge_sampled_law
 from verify.coverage import Coverage
 from verify.instrument import BROKEN, CORRECT, maker
 from verify.judge import Judge, check
@@ -44,9 +44,10 @@ def test_planted_bugs_by_betting(judge: Judge, name: str) -> None:
     asked = [
         request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 120), vocab_size=BETS.vocab_size)
     ]
+    subject = Subject(judge, pair, make_decoder=maker(BROKEN[name]))
     finding = judge_sampled_law(
-        Subject(judge, pair, make_decoder=maker(BROKEN[name])),
-        asked,
+        subject,
+        in_turn(subject, asked),
         alpha=judge.options.false_alarm / 10,
         coverage=Coverage(),
     )
