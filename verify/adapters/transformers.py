@@ -34,6 +34,10 @@ class AssistedGeneration:
 
     def __init__(self, models: ModelPair, *, prompt_lookup: bool = False) -> None:
         self.models = models
+        # `generate` falls back on the checkpoint's own end of text; only the request's stop tokens may stop.
+        for model in (models.target, models.draft):
+            model.generation_config.eos_token_id = None
+            model.generation_config.pad_token_id = None
         self.prompt_lookup = prompt_lookup
         self.capabilities = replace(CLAIMS, draft_model=not prompt_lookup, standard_acceptance=not prompt_lookup)
 
@@ -60,7 +64,6 @@ class AssistedGeneration:
             sequence_bias={(token_id,): float(bias) for token_id, bias in sampling.logit_bias.items()} or None,
             suppress_tokens=list(sampling.forbidden_token_ids) or None,
             eos_token_id=list(request.stop_token_ids) or None,
-            pad_token_id=0,
             return_dict_in_generate=True,
             output_scores=request.logprobs,
             **options,
