@@ -38,7 +38,7 @@ plant(
     source="https://github.com/vllm-project/vllm-project.github.io/pull/80",
     mechanism="accept iff target >= draft, else residual",
     patches={"dspark.verification.acceptance_ratios": accept_where_target_is_larger},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_rounds[close]",
     property="exact law",
 )
 
@@ -57,7 +57,7 @@ plant(
     source="derived",
     mechanism="the accept coin is drawn once per block and reused for every position",
     patches={"dspark.decoder.round_uniforms": one_coin_per_block},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_rounds[close]",
     property="exact law",
 )
 
@@ -76,7 +76,7 @@ plant(
     source="https://github.com/antirez/ds4/pull/482",
     mechanism="drafts are the arg max but are verified with the drafter's softmax",
     patches={"dspark.drafters.model.draw": draft_best},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_rounds[close]",
     property="exact law",
 )
 
@@ -100,7 +100,7 @@ plant(
     source="https://github.com/romsto/Speculative-Decoding/blob/main/sampling/speculative_decoding.py",
     mechanism="the recovered token is sampled from the target, not from the residual",
     patches={"dspark.verification.residual": target_row},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_rounds[close]",
     property="exact law",
 )
 plant(
@@ -109,7 +109,7 @@ plant(
     source="https://github.com/huggingface/transformers/pull/28508",
     mechanism="residual = softmax(clamp(target - draft, 0))",
     patches={"dspark.verification.residual": softmax_of_excess},
-    chapter="test_09_support.py",
+    check="test_09_support.py::test_zeros[close]",
     property="support",
 )
 
@@ -133,7 +133,7 @@ plant(
     source="derived",
     mechanism="the bonus token comes from target row K-1 instead of K",
     patches={"dspark.decoder.verify_block": bonus_from_the_row_before},
-    chapter="test_01_greedy.py",
+    check="test_01_greedy.py::test_identity_by_draft_length[3]",
     property="greedy identity",
 )
 
@@ -154,7 +154,7 @@ plant(
     source="https://github.com/sgl-project/sglang/issues/28180",
     mechanism="penalties see one start-of-block snapshot at all positions",
     patches={"dspark.sampling.Processors._draft_counts": snapshot_of_the_block},
-    chapter="test_04_processors.py",
+    check="test_04_processors.py::test_history_inside_a_block[repetition_penalty]",
     property="processors inside a block",
 )
 
@@ -181,7 +181,7 @@ plant(
     source="https://github.com/huggingface/transformers/issues/47912",
     mechanism="a stop token accepted inside a block is missed",
     patches={"dspark.decoder.Row.emit": stop_only_at_the_end},
-    chapter="test_05_stopping.py",
+    check="test_05_stopping.py::test_stop_at_every_offset[same]",
     property="stop at every offset",
 )
 
@@ -202,7 +202,7 @@ plant(
     source="derived",
     mechanism="the cache is cropped to accepted + 2",
     patches={"dspark.cache.BatchContext.commit": keep_one_too_many},
-    chapter="test_06_state.py",
+    check="test_06_state.py::test_rollback[4]",
     property="rollback",
 )
 
@@ -221,7 +221,7 @@ plant(
     source="https://github.com/vllm-project/vllm/pull/14645",
     mechanism="draft_probs are grouped in another order of requests than the drafts",
     patches={"dspark.decoder.verify_block": rows_of_another_request},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_batches[two prompts]",
     property="product law of batches",
 )
 
@@ -242,7 +242,7 @@ plant(
     source="https://github.com/NVIDIA/TensorRT-LLM/issues/19487",
     mechanism="requests of a batch share one stream",
     patches={"dspark.decoder.round_uniforms": coins_of_the_first_row},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_batches[two prompts]",
     property="product law of batches",
 )
 
@@ -260,7 +260,7 @@ plant(
     source="https://github.com/vllm-project/vllm/issues/6038",
     mechanism="the request's seed is not used",
     patches={"dspark.decoder.uniform_source": ignore_the_seed},
-    chapter="test_08_randomness.py",
+    check="test_08_randomness.py::test_seed_reproduces",
     property="seeds reproduce",
 )
 
@@ -279,7 +279,7 @@ plant(
     source="https://github.com/SafeAILab/EAGLE/commit/b09a25631df11d4b376fc5a3106d08b51d4bf7a3",
     mechanism="the real token 0 is taken for padding and can never be accepted",
     patches={"dspark.verification.acceptance_ratios": never_token_zero},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_rounds[close]",
     property="exact law",
 )
 
@@ -300,7 +300,7 @@ plant(
     source="https://github.com/turboderp-org/exllamav2/issues/274",
     mechanism="the draft lookahead is not bounded by the context",
     patches={"dspark.cache.BatchContext.extend": look_beyond_the_context},
-    chapter="test_06_state.py",
+    check="test_06_state.py::test_context_limit[0]",
     property="context limit",
 )
 
@@ -319,7 +319,7 @@ plant(
     source="https://github.com/ggml-org/llama.cpp/issues/27972",
     mechanism="the speculative branch returns a placeholder for every logprob",
     patches={"dspark.decoder.Batch._logprobs": placeholder},
-    chapter="test_11_logprobs.py",
+    check="test_11_logprobs.py::test_tables[plain]",
     property="logprobs",
 )
 
@@ -340,7 +340,7 @@ plant(
     source="https://github.com/sgl-project/sglang/pull/11572",
     mechanism="the bonus token is counted as accepted",
     patches={"dspark.decoder.AcceptanceRecord.of": bonus_counts},
-    chapter="test_10_acceptance.py",
+    check="test_10_acceptance.py::test_record[0.0]",
     property="accounting",
 )
 
@@ -364,7 +364,7 @@ plant(
     source="https://github.com/vllm-project/vllm-ascend/pull/13819",
     mechanism="the confidence of a sampled draft is its own probability, so the token decides whether it is verified",
     patches={"dspark.drafters.model.ModelDraftSession.propose": drop_unlikely_drafts},
-    chapter="test_02_exact_law.py",
+    check="test_02_exact_law.py::test_rounds[close]",
     property="exact law",
 )
 
@@ -384,7 +384,7 @@ plant(
     source="https://github.com/vllm-project/vllm/issues/52107",
     mechanism="drafts are proposed but never verified",
     patches={"dspark.drafters.model.ModelDraftSession.propose": draft_nothing},
-    chapter="test_10_acceptance.py",
+    check="test_10_acceptance.py::test_speculates",
     property="it speculates",
 )
 
@@ -394,13 +394,33 @@ def trust_everything(draft_token_ids: Tensor, draft_probs: Tensor) -> Tensor:
     return torch.ones(draft_probs.shape[:2], dtype=torch.bool)
 
 
+def unguarded_ratios(draft_token_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """target / draft whatever the draft is."""
+    index = draft_token_ids.unsqueeze(-1)
+    return (target_probs[:, :-1].gather(-1, index) / draft_probs.gather(-1, index)).squeeze(-1)
+
+
+def reject_only_what_compares(ratios: Tensor, uniforms: Tensor) -> Tensor:
+    """Rejected if uniform >= ratio: a comparison with NaN accepts."""
+    standing = torch.ones(ratios.shape[0], dtype=torch.long)
+    num_accepted = torch.zeros(ratios.shape[0], dtype=torch.long)
+    for position in range(ratios.shape[1]):
+        standing = standing * (~(uniforms[:, position] >= ratios[:, position])).long()
+        num_accepted = num_accepted + standing
+    return num_accepted
+
+
 plant(
     id="ACC-4",
     family="ACC",
     source="https://github.com/sgl-project/sglang/pull/37134",
-    mechanism="a malformed draft row is not rejected",
-    patches={"dspark.verification.trustworthy": trust_everything},
-    chapter="test_09_support.py",
+    mechanism="a NaN in draft_probs makes the comparison accept unconditionally",
+    patches={
+        "dspark.verification.trustworthy": trust_everything,
+        "dspark.verification.acceptance_ratios": unguarded_ratios,
+        "dspark.verification.accepted_prefix": reject_only_what_compares,
+    },
+    check="test_09_support.py::test_corrupt_draft[nan]",
     property="corrupt draft",
 )
 
@@ -416,7 +436,7 @@ plant(
     source="https://github.com/NVIDIA-NeMo/Automodel/pull/2447",
     mechanism="draft ids are mapped to the wrong target ids, draft_probs too: lossless, but acceptance collapses",
     patches={"dspark.drafters.model.to_vocabulary": shifted_vocabulary},
-    chapter="test_10_acceptance.py",
+    check="test_10_acceptance.py::test_all_accepted[1.0]",
     property="draft = target accepts everything",
 )
 
@@ -437,7 +457,7 @@ plant(
     source="https://github.com/NVIDIA/TensorRT-LLM/pull/17599",
     mechanism="requests without a seed are reseeded with a constant",
     patches={"dspark.decoder.uniform_source": always_the_same_seed},
-    chapter="test_08_randomness.py",
+    check="test_08_randomness.py::test_unseeded_calls_differ",
     property="streams differ",
 )
 plant(
@@ -446,7 +466,7 @@ plant(
     source="https://github.com/vllm-project/vllm/pull/35398",
     mechanism="seeds are derived wrongly, so that neighbours share a stream",
     patches={"dspark.decoder.uniform_source": coarse_seed},
-    chapter="test_08_randomness.py",
+    check="test_08_randomness.py::test_consecutive_seeds",
     property="streams are independent",
 )
 
@@ -465,7 +485,7 @@ plant(
     source="https://github.com/vllm-project/vllm/issues/30204",
     mechanism="a parser handles one token per delta; the others are lost",
     patches={"dspark.decoder._rounds": first_token_of_each_chunk},
-    chapter="test_14_streaming.py",
+    check="test_14_streaming.py::test_stream[greedy]",
     property="streaming = non-streaming",
 )
 
@@ -496,6 +516,6 @@ plant(
     source="https://github.com/ml-explore/mlx-lm/pull/1528",
     mechanism="the rewind of an aborted stream is applied to the next request",
     patches={"dspark.decoder._rounds": remember_an_abort, "dspark.decoder.Batch._prefill": rewind_after_an_abort},
-    chapter="test_14_streaming.py",
+    check="test_14_streaming.py::test_cancellation",
     property="cancellation",
 )

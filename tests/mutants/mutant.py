@@ -13,8 +13,8 @@ from dspark.conformance import make_decoder
 class Mutant:
     """One planted bug.
 
-    `patches` maps a dotted name in `dspark` to its wrong replacement. `chapter` is a file of the suite that must fail
-    with `property` among the properties named.
+    `patches` maps a dotted name in `dspark` to its wrong replacement. `check` is one check of the suite that
+    must fail, and `property` the property that it names.
     """
 
     id: str
@@ -22,7 +22,7 @@ class Mutant:
     source: str
     mechanism: str
     patches: Mapping[str, Any]
-    chapter: str
+    check: str
     property: str
 
 

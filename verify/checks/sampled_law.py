@@ -21,6 +21,8 @@ from verify.subject import Observed, Subject
 
 CERTIFICATE_DELTA = 1e-3
 CALLS_BETWEEN_LOOKS = 8
+# The moments of whole laws are dear: at most so many numbers of each are looked at.
+MAX_MOMENT_ELEMENTS = 2**19
 _LN10 = math.log(10)
 # The error whose visibility a check states: a share of the tokens drawn from the draft, or uniformly without a draft.
 STATED_ERRORS = ("draft_leak", "uniform_leak")
@@ -54,7 +56,7 @@ def judge_sampled_law(
     wealth = Wealth(alpha=alpha / 2 if informed else alpha, tolerance=tolerance)
     hypotheses = library()
     bounds = LeakBounds(hypotheses, delta=CERTIFICATE_DELTA, tolerance=tolerance)
-    moments = Moments(hypotheses)
+    moments = Moments(hypotheses, max_contexts=max(64, min(1000, MAX_MOMENT_ELEMENTS // subject.models.vocab_size)))
     trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
     for group in answers:
         for each, evidence in zip(group, score(subject, group), strict=True):

@@ -26,6 +26,9 @@ def _pair(judge: Judge, spec: TableSpec, name: str) -> ModelPair:
 def judge_corrupt_draft(judge: Judge, spec: TableSpec, value: float) -> Finding:
     """A quarter of the draft's rows hold `value` at one token; the exact law must stand, or the decoder must raise."""
     pair = _pair(judge, spec, f"draft-{value}")
+    honest = judge_exact_law(Subject(judge, pair), replace(CASE, spec=spec))
+    if honest.verdict is not Verdict.PASS:  # a decoder that fails or raises anyway has refused nothing
+        return honest
     table = next(iter(pair.draft.parameters()))  # [num_rows, V]
     with torch.no_grad():
         table[::4, 1] = value

@@ -130,7 +130,9 @@ def measured_noise(judge: Judge) -> NoiseFloor:
     """The target of the trained pair against itself, computed in every correct form; measured once a run."""
     if "noise floor" not in judge.shared:
         subject = trained_subject(judge)
-        texts = [[*prompt, *subject.reference.greedy(greedy(prompt))] for prompt in trained_prompts(judge, 5)]
+        # Short texts show too little of the noise: at least 40 tokens each.
+        chosen = trained_prompts(judge, 2 if judge.profile == "smoke" else 5)
+        texts = [[*prompt, *subject.reference.greedy(greedy(prompt, max_new_tokens=40))] for prompt in chosen]
         judge.shared["noise floor"] = measure_noise_floor(subject.models.target, texts)
     floor: NoiseFloor = judge.shared["noise floor"]
     return floor

@@ -14,7 +14,7 @@ from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import Subject
-from verify.suite.support import prompts, request, scaled, table_models
+from verify.suite.support import prompts, request, table_models
 
 EXACT = case("instrument", vocab_size=3, num_draft_tokens=2, max_new_tokens=3, stop_token_ids=(2,), seed=1501)
 BETS = TableSpec(vocab_size=32, relation=Relation.CLOSE, seed=1502, num_rows=4096)
@@ -41,9 +41,7 @@ def test_planted_bugs_by_exact_law(judge: Judge, name: str) -> None:
 def test_planted_bugs_by_betting(judge: Judge, name: str) -> None:
     """The bets see a planted bug, at a tenth of the run's whole budget."""
     pair = table_models(judge, BETS)
-    asked = [
-        request(prompt, max_new_tokens=32) for prompt in prompts(judge, scaled(judge, 120), vocab_size=BETS.vocab_size)
-    ]
+    asked = [request(prompt, max_new_tokens=32) for prompt in prompts(judge, 160, vocab_size=BETS.vocab_size)]
     subject = Subject(judge, pair, make_decoder=maker(BROKEN[name]))
     finding = judge_sampled_law(
         subject,

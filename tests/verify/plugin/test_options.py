@@ -3,6 +3,7 @@
 import math
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,9 @@ def test_the_installed_package_can_be_run_from_anywhere(
     info = site / "fake-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fake\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[pytest11]\nverify.autoload = verify.autoload\n")
+    # The entry point of this project, whether or not it is installed here: pytest loads each name once.
+    declared = tomllib.loads((root / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
+    (info / "entry_points.txt").write_text("\n".join(["[pytest11]", *(f"{k} = {v}" for k, v in declared.items())]))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(root)]))
     elsewhere = pytester.mkdir("elsewhere")
     monkeypatch.chdir(elsewhere)
