@@ -81,6 +81,8 @@ def _conditionals(
             array(next_token_laws(rows, request, prefix)[-1:])
             for rows, prefix in zip(draft_rows, prefixes, strict=True)
         ]
+    if drafts is not None and not all(np.isfinite(law).all() for law in drafts):
+        drafts = None  # a corrupt draft has no law to explain anything with
     evidence = TokenEvidence(
         target_probs=np.concatenate(laws),
         token_ids=np.zeros(len(prefixes), dtype=np.int64),

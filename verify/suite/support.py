@@ -11,6 +11,7 @@ from verify.coverage import Coverage
 from verify.greedy.noise import NoiseFloor, measure_noise_floor
 from verify.judge import Judge
 from verify.models.pairs import TableSpec, checkpoint_pair, table_pair
+from verify.options import Options
 from verify.protocol import ModelPair, Request, SamplingParams
 from verify.subject import Observed, Subject
 
@@ -28,6 +29,7 @@ TRAINED_PROMPTS = (
     "        if self._",
 )
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+TRAINED_PAIR = "trained pair"
 SCALE = {"smoke": 0.25, "default": 1.0, "exhaustive": 8.0}
 
 
@@ -52,19 +54,23 @@ def table_subject(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.f
     return Subject(judge, table_models(judge, spec, dtype=dtype))
 
 
+def load_trained_pair(options: Options) -> ModelPair:
+    """The pair given by --target and --draft, or the fixture pair; ValueError where it cannot serve."""
+    return checkpoint_pair(
+        options.target or FIXTURES / "target",
+        options.draft or options.target or FIXTURES / "draft",
+        device=torch.device(options.device),
+        dtype=DTYPES[options.dtype],
+        folder=options.report_dir / "models",
+        name="given-pair" if options.target else "fixture-pair",
+    )
+
+
 def trained_pair(judge: Judge) -> ModelPair:
-    """The pair given by --target and --draft, or the fixture pair; loaded once a run."""
-    options = judge.options
-    if "trained pair" not in judge.shared:
-        judge.shared["trained pair"] = checkpoint_pair(
-            options.target or FIXTURES / "target",
-            options.draft or FIXTURES / "draft",
-            device=torch.device(options.device),
-            dtype=DTYPES[options.dtype],
-            folder=models_folder(judge),
-            name="given-pair" if options.target else "fixture-pair",
-        )
-    pair: ModelPair = judge.shared["trained pair"]
+    """The trained pair; loaded once a run."""
+    if TRAINED_PAIR not in judge.shared:
+        judge.shared[TRAINED_PAIR] = load_trained_pair(judge.options)
+    pair: ModelPair = judge.shared[TRAINED_PAIR]
     return pair
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from verify.models.pairs import Relation, TableSpec, table_pair
 
 ROOT = Path(__file__).parents[3]
 LENGTHS = "verify/suite/test_05_stopping.py::test_every_length[same]"
@@ -70,3 +73,29 @@ def test_nothing_claimed_is_not_a_pass(tmp_path: Path) -> None:
     assert exit_code == 11, printed
     assert results["verdict"] == "incomplete"
     assert {check["verdict"] for check in results["checks"]} == {"not_applicable"}
+
+
+def test_a_pair_that_does_not_fit_is_a_usage_error(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    for name, vocab_size in (("target", 16), ("draft", 12)):
+        spec = TableSpec(vocab_size=vocab_size, relation=Relation.CLOSE)
+        pair = table_pair(spec, device=torch.device("cpu"), dtype=torch.float32, folder=models)
+        pair.target.save_pretrained(models / name)
+    given = ("--target", str(models / "target"), "--draft", str(models / "draft"))
+    exit_code, _, printed = judge(tmp_path, "Broken", LENGTHS, more=given)
+    assert exit_code == 4, printed
+    assert "the target has 16 tokens and the draft 12" in printed
+    (models / "empty").mkdir()
+    exit_code, _, printed = judge(tmp_path, "Broken", LENGTHS, more=("--target", str(models / "empty")))
+    assert exit_code == 4, printed
+    assert "has no config.json" in printed
+
+
+def test_a_target_with_nan_logits_is_a_usage_error(tmp_path: Path) -> None:
+    spec = TableSpec(vocab_size=16, relation=Relation.CLOSE)
+    pair = table_pair(spec, device=torch.device("cpu"), dtype=torch.float32, folder=tmp_path)
+    next(iter(pair.target.parameters())).fill_(float("nan"))
+    pair.target.save_pretrained(tmp_path / "target")
+    exit_code, _, printed = judge(tmp_path, "Broken", LENGTHS, more=("--target", str(tmp_path / "target")))
+    assert exit_code == 4, printed
+    assert "gives NaN or infinite logits" in printed

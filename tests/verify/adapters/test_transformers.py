@@ -1,0 +1,87 @@
+"""What the suite found in transformers' assisted generation, as minimal cases; see reports/transformers/FINDINGS.md.
+
+Where one of these fails, the library has changed: judge it again and bring the findings up to date.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from packaging.version import parse
+from transformers import GenerationConfig
+
+from verify.adapters.transformers import AssistedGeneration, make_decoder, make_prompt_lookup_decoder
+from verify.models.observer import observed
+from verify.models.pairs import Relation, TableSpec, table_pair
+from verify.protocol import ModelPair, Request, SamplingParams
+
+SAME = TableSpec(vocab_size=32, relation=Relation.SAME, seed=1001, num_rows=4096)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> ModelPair:
+    return table_pair(SAME, device=torch.device("cpu"), dtype=torch.float64, folder=tmp_path)
+
+
+def share_accepted(decoder: AssistedGeneration, pair: ModelPair, temperature: float) -> float:
+    """Accepted / drafted tokens with the target as its own draft."""
+    drafted = accepted = 0
+    for seed in range(12):
+        request = Request(
+            prompt_token_ids=(9, 4),
+            max_new_tokens=24,
+            seed=seed,
+            sampling=SamplingParams(temperature=temperature),
+        )
+        with observed(pair.target) as trace:
+            (generation,) = decoder.generate([request])
+        for each in (trace.rounds(2, len(generation.token_ids)) or [])[:-1]:
+            drafted += each.num_draft_tokens
+            accepted += each.num_accepted
+    return accepted / drafted
+
+
+def test_the_draft_applies_the_temperature_twice(pair: ModelPair) -> None:
+    decoder = make_decoder(pair)
+    assert share_accepted(decoder, pair, 1.0) == 1.0
+    assert share_accepted(decoder, pair, 0.0) == 1.0
+    assert share_accepted(decoder, pair, 0.7) < 0.95
+
+
+@pytest.mark.skipif(parse(transformers.__version__) < parse("5.24"), reason="came with 5.24")
+def test_the_draft_masks_real_tokens_equal_to_the_pad_token(pair: ModelPair) -> None:
+    make_decoder(pair)  # clears the checkpoints' own end of text
+    pair.draft.generation_config.num_assistant_tokens = 3
+    pair.draft.generation_config.num_assistant_tokens_schedule = "constant"
+    pair.draft.generation_config.assistant_confidence_threshold = 0.0
+
+    def rounds_to_decode(pad_token_id: int | None) -> int:
+        prompt = torch.tensor([[18, 0, 2]])  # holds token 0, with an attention mask that says it is real
+        config = GenerationConfig(do_sample=False, max_new_tokens=24, pad_token_id=pad_token_id)
+        with observed(pair.target) as trace:
+            pair.target.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=config,
+                assistant_model=pair.draft,
+            )
+        return len(trace.calls)
+
+    assert rounds_to_decode(None) == 6  # 24 tokens, 4 a round
+    assert rounds_to_decode(0) > 6
+
+
+def test_prompt_lookup_drafts_nothing_from_the_draft_model(pair: ModelPair) -> None:
+    decoder = make_prompt_lookup_decoder(pair)
+    calls = []
+    pair.draft.register_forward_pre_hook(lambda *_: calls.append(1))
+    decoder.generate([Request(prompt_token_ids=(1, 2, 1, 2, 1), max_new_tokens=6)])
+    assert not calls
+    assert not decoder.capabilities.draft_model
+
+
+def test_penalties_that_generate_lacks_are_refused(pair: ModelPair) -> None:
+    request = Request(prompt_token_ids=(1,), max_new_tokens=2, sampling=SamplingParams(presence_penalty=1.0))
+    with pytest.raises(NotImplementedError, match="presence or frequency"):
+        make_decoder(pair).generate([request])
