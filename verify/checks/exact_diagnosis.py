@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from verify.betting.evidence import TokenEvidence
+from verify.betting.evidence import Floats, TokenEvidence
 from verify.betting.hypotheses import Hypothesis
 from verify.betting.library import library
 from verify.models.law import alternative_laws, next_token_laws
@@ -15,17 +15,50 @@ from verify.scoring import array
 from verify.subject import Subject
 
 Output = tuple[int, ...]
+# Two laws this near (total variation) are one: what float32 casts may cause, and far below any bug in a small case.
+SAME_LAW = 5e-7
 
 
 def diagnose_law(subject: Subject, request: Request, law: Mapping[Output, float]) -> str:
-    """Explain the observed law of one request's output.
+    """Explain the observed law of one request's output; "" where no hypothesis explains anything.
 
-    For each bug hypothesis, the expected logarithm of its stake per output, under the observed law: the growth rate of its
-    wealth. Returns "" where no hypothesis would win anything.
+    Where the first token is off, every round has the same form there, so a hypothesis either gives the observed law of the
+    first token or does not. Otherwise the hypotheses are ranked by the growth rate of a bettor's wealth: the expected
+    logarithm of its stake per output, under the observed law.
     """
     weights, evidence, observed = _conditionals(subject, request, law)
     if not weights:
         return ""
+    first = weights.index(max(weights))  # the empty prefix, which every output has
+    error = 0.5 * float(np.abs(observed[first] - evidence.target_probs[first]).sum())
+    if error > SAME_LAW:
+        return _by_first_token(evidence, observed[first], first, error)
+    return _by_growth(weights, evidence, observed)
+
+
+def _by_first_token(evidence: TokenEvidence, observed: Floats, row: int, error: float) -> str:
+    """The hypothesis whose law of the first token is the observed one, or the nearest."""
+    distances: dict[str, tuple[float, Hypothesis]] = {}
+    for hypothesis in library():
+        mistaken = hypothesis.law(evidence)
+        if mistaken is not None and hypothesis.place != "bonus":
+            distance = 0.5 * float(np.abs(observed - mistaken[row]).sum())
+            if distance < distances.get(hypothesis.name, (math.inf, hypothesis))[0]:
+                distances[hypothesis.name] = (distance, hypothesis)
+    ranking = sorted(distances.values(), key=lambda entry: entry[0])
+    if not ranking or ranking[0][0] >= error:
+        return ""
+    (nearest, best), *others = ranking
+    fits = "gives exactly" if nearest <= SAME_LAW else "comes nearest to"
+    against = f"; next {others[0][1].name}, {others[0][0]:.2g} away" if others else ""
+    return (
+        f"{best.name} ({best.family}) {fits} the observed law of the first token (TV {nearest:.2g} from it, the target is "
+        f"{error:.2g} away{against}): {best.explanation}"
+    )
+
+
+def _by_growth(weights: Sequence[float], evidence: TokenEvidence, observed: Floats) -> str:
+    """The hypothesis on which a bettor would win most per output."""
     growth: dict[str, float] = {}
     explained: dict[str, Hypothesis] = {}
     occurs = observed > 0
@@ -44,14 +77,13 @@ def diagnose_law(subject: Subject, request: Request, law: Mapping[Output, float]
     if not ranking or growth[ranking[0]] <= 0:
         return ""
     best = explained[ranking[0]]
-    runner_up = growth[ranking[1]] if len(ranking) > 1 else 0.0
-    against = f", next {ranking[1]} {runner_up:.3g}" if len(ranking) > 1 else ""
+    against = f", next {ranking[1]} {growth[ranking[1]]:.3g}" if len(ranking) > 1 else ""
     return f"{best.name} ({best.family}; wins {growth[best.name]:.3g} nats per output{against}): {best.explanation}"
 
 
 def _conditionals(
     subject: Subject, request: Request, law: Mapping[Output, float]
-) -> tuple[list[float], TokenEvidence, np.ndarray]:
+) -> tuple[list[float], TokenEvidence, Floats]:
     """The observed next-token law after every reachable prefix, with the probability of reaching it."""
     reached: dict[Output, float] = defaultdict(float)
     following: dict[Output, dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -71,7 +103,7 @@ def _conditionals(
     laws = [
         array(next_token_laws(rows, request, prefix)[-1:]) for rows, prefix in zip(target_rows, prefixes, strict=True)
     ]
-    others: dict[str, list[np.ndarray]] = defaultdict(list)
+    others: dict[str, list[Floats]] = defaultdict(list)
     for rows, prefix in zip(target_rows, prefixes, strict=True):
         for name, law_rows in alternative_laws(rows, request, (*prefix, 0)).items():
             others[name].append(array(law_rows[-1:]))
