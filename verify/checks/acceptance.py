@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import beta
 
+from verify.betting.evidence import Floats
 from verify.results import Evidence, Finding, Verdict
 from verify.scoring import score
 from verify.subject import Observed, Subject, describe
 
 # Alternatives to theory that the bet stakes on: acceptance shifted by so much.
-SHIFTS = (-0.3, -0.1, -0.05, -0.02, 0.02, 0.05, 0.1, 0.3)
+SHIFTS = (-0.3, -0.2, -0.1, -0.07, -0.05, -0.03, -0.02, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.3)
 
 
 @dataclass(slots=True)
@@ -48,25 +50,18 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
             evidence=Evidence.BETTING,
             reason=f"no round could be observed from the target ({unseen} of {len(answers)} answers unseen)",
         )
-    log_wealth = np.zeros(len(SHIFTS))
-    largest = 0.0
-    for _, expected, accepted in trials:
-        shifted = np.clip(expected + np.array(SHIFTS), 1e-3, 1 - 1e-3)
-        truth = expected if accepted else 1 - expected
-        stake = shifted if accepted else 1 - shifted
-        # Half of every stake is kept back, so that a probability of exactly 0 or 1 in theory cannot ruin a bettor.
-        log_wealth += np.log(0.5 + 0.5 * stake / truth) if truth > 1e-12 else math.inf
-        largest = max(largest, float(np.logaddexp.reduce(log_wealth)) - math.log(len(SHIFTS)))
+    expected = np.array([theory for _, theory, _ in trials])
+    accepted = np.array([outcome for _, _, outcome in trials])
+    log_wealth = _log_stakes(expected, accepted).cumsum(1)  # [S, N]
+    largest = float((np.logaddexp.reduce(log_wealth, axis=0) - math.log(len(SHIFTS))).max())
     offsets: dict[int, _Offset] = {}
-    for offset, expected, accepted in trials:
+    for offset, theory, outcome in trials:
         tally = offsets.setdefault(offset, _Offset())
         tally.reached += 1
-        tally.accepted += accepted
-        tally.expected += expected
-    measured = sum(accepted for _, _, accepted in trials) / len(trials)
-    theory = sum(expected for _, expected, _ in trials) / len(trials)
+        tally.accepted += outcome
+        tally.expected += theory
+    measured, theory = float(accepted.mean()), float(expected.mean())
     failed = largest >= -math.log(alpha)
-    resolution = math.sqrt(max(theory * (1 - theory), 1e-4) * 2 * (-math.log(alpha) + 3) / len(trials))
     return Finding(
         verdict=Verdict.FAIL if failed else Verdict.PASS,
         evidence=Evidence.BETTING,
@@ -74,11 +69,38 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
         observations=len(trials),
         unit="draft tokens",
         false_alarm=alpha,
-        smallest_visible=min(1.0, resolution),
+        smallest_visible=_visible_shift(expected, alpha),
         smallest_visible_unit="acceptance rate",
         diagnosis=_diagnosis(measured, theory) if failed else "",
         details={"pictures": [_picture(offsets)], "log10_wealth": largest / math.log(10)},
     )
+
+
+def _shifted(expected: Floats) -> Floats:
+    """Acceptance under each alternative, `[S, N]`; never 0 or 1, so that no single draft ruins a bettor."""
+    shifted: Floats = np.clip(expected + np.array(SHIFTS)[:, None], 1e-3, 1 - 1e-3)
+    return shifted
+
+
+def _log_stakes(expected: Floats, accepted: npt.NDArray[np.bool_]) -> Floats:
+    """Logarithm of each bettor's factor at each draft, `[S, N]`; infinite where theory excludes the outcome."""
+    shifted = _shifted(expected)
+    truth = np.where(accepted, expected, 1 - expected)
+    with np.errstate(divide="ignore"):
+        stakes: Floats = np.log(np.where(accepted, shifted, 1 - shifted)) - np.log(np.where(truth > 1e-12, truth, 0.0))
+    return stakes
+
+
+def _visible_shift(expected: Floats, alpha: float) -> float | None:
+    """The smallest of `SHIFTS` that is seen, in both directions, with probability 0.95 (normal approximation)."""
+    shifted = _shifted(expected)
+    inside = np.clip(expected, 1e-9, 1 - 1e-9)
+    gain, loss = np.log(shifted / inside), np.log((1 - shifted) / (1 - inside))  # [S, N]
+    mean = (shifted * gain + (1 - shifted) * loss).sum(1)
+    spread = np.sqrt((shifted * (1 - shifted) * (gain - loss) ** 2).sum(1))
+    seen = mean - 1.645 * spread >= math.log(len(SHIFTS) / alpha)
+    sizes = [abs(shift) for shift, each in zip(SHIFTS, seen, strict=True) if each]
+    return min((size for size in sizes if sizes.count(size) == 2), default=None)
 
 
 def _diagnosis(measured: float, theory: float) -> str:
