@@ -30,6 +30,7 @@ TRAINED_PROMPTS = (
 )
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 TRAINED_PAIR = "trained pair"
+ALL_THREADS = torch.get_num_threads()
 SCALE = {"smoke": 0.25, "default": 1.0, "exhaustive": 8.0}
 
 
@@ -39,7 +40,11 @@ def scaled(judge: Judge, count: int) -> int:
 
 
 def table_models(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.float64) -> ModelPair:
-    """A synthetic pair; built once a run."""
+    """A synthetic pair; built once a run.
+
+    Torch then runs on one thread: on tiny tensors a second one only costs, ten times over on a busy machine.
+    """
+    torch.set_num_threads(1)
     key = f"pair {spec} {dtype}"
     if key not in judge.shared:
         judge.shared[key] = table_pair(
@@ -67,7 +72,8 @@ def load_trained_pair(options: Options) -> ModelPair:
 
 
 def trained_pair(judge: Judge) -> ModelPair:
-    """The trained pair; loaded once a run."""
+    """The trained pair; loaded once a run. Torch runs on all its threads again."""
+    torch.set_num_threads(ALL_THREADS)
     if TRAINED_PAIR not in judge.shared:
         judge.shared[TRAINED_PAIR] = load_trained_pair(judge.options)
     pair: ModelPair = judge.shared[TRAINED_PAIR]
