@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from verify.registry import known_decoders
+from verify.report.overview import MARKS, insert, property_table
+from verify.report.schema import Results
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -63,3 +65,22 @@ def test_named_decoders_exist() -> None:
     listed = re.search(r"Ready adapters: (.*)\n", README)
     assert listed
     assert set(re.findall(r"`([a-z-]+)`", listed.group(1))) == set(known_decoders())
+
+
+def test_the_table_lists_the_properties_of_the_suite() -> None:
+    table = README.split(MARKS[0])[1].split(MARKS[1])[0]
+    listed = {line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ") and "**" not in line}
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "verify" / "suite").glob("test_*.py")]
+    suite = {prop for source in sources for prop in re.findall(r'property="([^"]+)"', source)}
+    assert listed - {"property"} == suite
+
+
+def test_a_table_replaces_what_stands_between_the_marks() -> None:
+    text = f"before\n{MARKS[0]}\nold\n{MARKS[1]}\nafter\n"
+    assert insert(text, "new") == f"before\n{MARKS[0]}\nnew\n{MARKS[1]}\nafter\n"
+
+
+def test_the_committed_report_gives_the_table() -> None:
+    results = Results.model_validate_json((ROOT / "reports" / "dspark" / "results.json").read_text(encoding="utf-8"))
+    assert results.verdict == "pass"
+    assert insert(README, property_table(results)) == README
