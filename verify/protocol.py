@@ -135,6 +135,11 @@ class Capabilities:
     logprobs: Literal["", "raw", "processed"] = ""
     arithmetic: Literal["float64", "float32"] = "float32"
 
+    def __post_init__(self) -> None:
+        for name, valid in (("logprobs", ("", "raw", "processed")), ("arithmetic", ("float64", "float32"))):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, valid))}.")
+
     @classmethod
     def of(cls, claimed: "Capabilities | Mapping[str, Any]") -> "Capabilities":
         """Accept a `Capabilities` or a mapping of claims; raise ValueError that names an unknown claim and the nearest."""

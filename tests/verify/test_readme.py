@@ -20,7 +20,7 @@ class Engine:
     def __init__(self, target, draft):
         self.inner = InstrumentDecoder(SimpleNamespace(target=target, draft=draft), CORRECT["standard"])
 
-    def generate(self, prompt, *, max_new_tokens, stop, num_draft_tokens, temperature, seed):
+    def generate(self, prompt, max_new_tokens, num_draft_tokens, *, stop, temperature, seed):
         sampling = SamplingParams(temperature=temperature)
         request = Request(prompt_token_ids=tuple(prompt), max_new_tokens=max_new_tokens, stop_token_ids=tuple(stop),
                           num_draft_tokens=num_draft_tokens, sampling=sampling)
