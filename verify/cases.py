@@ -58,30 +58,34 @@ def case(
 # Rounds: two or three of them, full acceptance and rejection at every offset reachable, token 0 in the support.
 EXACT_ROUNDS = (
     case("close"),
-    case("one draft token", vocab_size=5, num_draft_tokens=1),
-    case("three draft tokens", vocab_size=2, num_draft_tokens=3, max_new_tokens=4),
     case("opposed", relation=Relation.OPPOSED, seed=2),
     case("disjoint", vocab_size=4, relation=Relation.DISJOINT, num_draft_tokens=1, seed=3),
-    case("peaked draft", relation=Relation.PEAKED, seed=4),
     case("draft is the target", relation=Relation.SAME, seed=5),
     case("zeros under draft mass", zeros=0.4, seed=6),
+)
+EXACT_MORE_ROUNDS = (
+    case("one draft token", vocab_size=5, num_draft_tokens=1),
+    case("three draft tokens", vocab_size=2, num_draft_tokens=3, max_new_tokens=4),
+    case("peaked draft", relation=Relation.PEAKED, seed=4),
     case("prompt of one token", prompts=((2,),), seed=7),
     case("four new tokens", vocab_size=2, max_new_tokens=4, seed=8),
 )
 
 EXACT_PROCESSORS = (
     case("temperature 0.5", temperature=0.5, seed=9),
-    case("temperature 1.7", temperature=1.7, seed=10),
     case("top_k 2", top_k=2, seed=11),
     case("top_p 0.7", top_p=0.7, seed=12),
     case("min_p 0.4", min_p=0.4, seed=13),
-    case("temperature and top_k", temperature=0.6, top_k=2, seed=14),
     case("repetition penalty", repetition_penalty=1.8, seed=15),
     case("presence penalty", presence_penalty=1.2, seed=16),
+    case("allowed tokens", vocab_size=4, allowed_token_ids=(0, 2), seed=20),
+)
+EXACT_MORE_PROCESSORS = (
+    case("temperature 1.7", temperature=1.7, seed=10),
+    case("temperature and top_k", temperature=0.6, top_k=2, seed=14),
     case("frequency penalty", frequency_penalty=0.9, seed=17),
     case("logit bias", logit_bias={0: 1.5, 2: -1.0}, seed=18),
     case("forbidden token", forbidden_token_ids=(1,), seed=19),
-    case("allowed tokens", vocab_size=4, allowed_token_ids=(0, 2), seed=20),
 )
 
 EXACT_STOPS = (

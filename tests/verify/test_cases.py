@@ -3,18 +3,16 @@
 import hypothesis
 import pytest
 
-from verify.cases import (
-    EXACT_BATCHES,
-    EXACT_PROCESSORS,
-    EXACT_ROUNDS,
-    EXACT_STOPS,
-    Case,
-    estimated_paths,
-    generated_cases,
-)
+from verify import cases
+from verify.cases import Case, estimated_paths, generated_cases
 from verify.protocol import Capabilities
 
-ZOO = (*EXACT_ROUNDS, *EXACT_PROCESSORS, *EXACT_STOPS, *EXACT_BATCHES)
+ZOO = [
+    case
+    for name, group in vars(cases).items()
+    if name.startswith("EXACT_") and name != "EXACT_PATH_LIMIT"
+    for case in group
+]
 
 
 def test_names_are_unique() -> None:
@@ -38,6 +36,7 @@ def test_generated_cases_are_affordable_and_claimed(case: Case) -> None:
 
 
 def test_a_third_draft_token_costs_more() -> None:
-    cheap, dear = EXACT_ROUNDS[9], EXACT_ROUNDS[2]
+    by_name = {case.name: case for case in ZOO}
+    cheap, dear = by_name["four new tokens"], by_name["three draft tokens"]
     assert estimated_paths(cheap) < estimated_paths(dear)
     assert estimated_paths(cheap) == pytest.approx(3568)

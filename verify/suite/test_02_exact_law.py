@@ -2,7 +2,15 @@
 
 import pytest
 
-from verify.cases import EXACT_BATCHES, EXACT_PROCESSORS, EXACT_ROUNDS, EXACT_STOPS, Case
+from verify.cases import (
+    EXACT_BATCHES,
+    EXACT_MORE_PROCESSORS,
+    EXACT_MORE_ROUNDS,
+    EXACT_PROCESSORS,
+    EXACT_ROUNDS,
+    EXACT_STOPS,
+    Case,
+)
 from verify.checks.exact_law import judge_exact_law
 from verify.checks.search import judge_generated
 from verify.judge import Judge, check
@@ -13,14 +21,28 @@ from verify.suite.support import scaled, table_subject
 @check(chapter=2, property="exact law", evidence=Evidence.EXACT)
 @pytest.mark.parametrize("case", EXACT_ROUNDS, ids=lambda case: case.name)
 def test_rounds(judge: Judge, case: Case) -> None:
-    """Several rounds, every relation of draft to target."""
+    """Several rounds: opposed, nearly equal and disjoint pairs, and zeros under draft mass."""
+    conclude(judge, case)
+
+
+@check(chapter=2, property="exact law", evidence=Evidence.EXACT, minimum_profile="default")
+@pytest.mark.parametrize("case", EXACT_MORE_ROUNDS, ids=lambda case: case.name)
+def test_more_rounds(judge: Judge, case: Case) -> None:
+    """Other relations, draft lengths and numbers of rounds."""
     conclude(judge, case)
 
 
 @check(chapter=2, property="exact law of processors", evidence=Evidence.EXACT)
 @pytest.mark.parametrize("case", EXACT_PROCESSORS, ids=lambda case: case.name)
 def test_processors(judge: Judge, case: Case) -> None:
-    """Every processor, with its history inside the block."""
+    """Temperature, truncation, penalties, bias and masks, with their history inside the block."""
+    conclude(judge, case)
+
+
+@check(chapter=2, property="exact law of processors", evidence=Evidence.EXACT, minimum_profile="default")
+@pytest.mark.parametrize("case", EXACT_MORE_PROCESSORS, ids=lambda case: case.name)
+def test_more_processors(judge: Judge, case: Case) -> None:
+    """Other settings, and settings together."""
     conclude(judge, case)
 
 
