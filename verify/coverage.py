@@ -19,11 +19,15 @@ class Coverage:
     counts: Counter[str] = field(default_factory=Counter)
     unseen: int = 0
 
-    def add_rounds(self, rounds: Sequence[Round] | None) -> None:
-        """Count one request's rounds; None counts as unseen."""
-        if rounds is None:
-            self.unseen += 1
-            return
+    def add(self, rounds: Sequence[Round] | None, record: AcceptanceRecord | None) -> None:
+        """Count one answer: from the rounds seen from the target or, where they cannot be seen, from the record."""
+        if rounds is not None:
+            self.add_rounds(rounds)
+        else:
+            self.add_record(record)
+
+    def add_rounds(self, rounds: Sequence[Round]) -> None:
+        """Count one request's rounds."""
         for index, each in enumerate(rounds):
             last = index + 1 == len(rounds)
             if each.num_draft_tokens == 0:

@@ -5,11 +5,12 @@ A check never sees a malformed generation. What breaks the protocol raises `Malf
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from verify.protocol import AcceptanceRecord, Generation, Request
+from verify.protocol import AcceptanceRecord, FinishReason, Generation, Request, Role
 
-ROLES = ("first", "accepted", "recovered", "bonus")
+ROLES: tuple[str, ...] = get_args(Role)
+FINISH_REASONS: tuple[str, ...] = get_args(FinishReason)
 
 
 class Malformed(Exception):
@@ -78,7 +79,7 @@ def _token_ids(values: Any, vocab_size: int) -> list[int]:
 
 
 def _check_length(request: Request, token_ids: Sequence[int], finish_reason: Any) -> None:
-    if finish_reason not in ("stop", "length"):
+    if finish_reason not in FINISH_REASONS:
         raise Malformed(f'finish_reason is {finish_reason!r}; it must be "stop" or "length".')
     if len(token_ids) > request.max_new_tokens:
         raise Malformed(

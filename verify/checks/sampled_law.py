@@ -60,10 +60,7 @@ def judge_sampled_law(
     trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
     for group in answers:
         for each, evidence in zip(group, score(subject, group), strict=True):
-            if each.rounds is not None:
-                coverage.add_rounds(each.rounds)
-            else:
-                coverage.add_record(each.generation.record)
+            coverage.add(each.rounds, each.generation.record)
             kept = select(each, evidence)
             if kept is not None and kept.num_tokens:
                 wealth.update(kept)

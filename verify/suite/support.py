@@ -130,10 +130,7 @@ def answered(subject: Subject, requests: Sequence[Request]) -> tuple[list[Observ
     answers = []
     for index, each in enumerate(requests):
         answers.append(subject.generate_one(each))
-        if answers[-1].rounds is not None:
-            coverage.add_rounds(answers[-1].rounds)
-        else:
-            coverage.add_record(answers[-1].generation.record)
+        coverage.add(answers[-1].rounds, answers[-1].generation.record)
         subject.judge.progress(index + 1, len(requests), "requests")
     return answers, coverage
 
