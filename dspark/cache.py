@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from dspark.causal_model import CausalModel
+from dspark.causal_model import CausalModel, Reading
 
 
 class Context(Protocol):
@@ -16,11 +16,11 @@ class Context(Protocol):
 
     lengths: list[int]
 
-    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Tensor:
+    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
         """Read the first `counts[b]` of row b's `token_ids` `[B, T]`; the rest is padding (any id of the vocabulary).
 
-        T is the largest count. Returns logits `[B, T, V]`, or with `last` only each row's last, `[B, 1, V]`. Rows at padding mean
-        nothing.
+        T is the largest count. Returns logits `[B, T, V]`, or with `last` only each row's last, `[B, 1, V]`, and the features of
+        all T positions where layers are tapped. Entries at padding mean nothing.
         """
 
     def commit(self, lengths: Sequence[int]) -> None:
@@ -30,11 +30,11 @@ class Context(Protocol):
         """Keep some rows, in that order."""
 
 
-def open_context(model: CausalModel, num_rows: int) -> Context:
-    """An empty context of the kind that the model supports."""
+def open_context(model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> Context:
+    """An empty context of the kind that the model supports; every forward taps the outputs of `layers`."""
     if model.batches_ragged or (model.cache_keyword and not model.has_window and num_rows == 1):
-        return BatchContext(model, num_rows)
-    return RowwiseContext(model, num_rows)
+        return BatchContext(model, num_rows, layers=layers)
+    return RowwiseContext(model, num_rows, layers=layers)
 
 
 class BatchContext:
@@ -45,14 +45,15 @@ class BatchContext:
     forward: it stands after the row's tokens, which attend backwards only. So no query is ever without a visible key.
     """
 
-    def __init__(self, model: CausalModel, num_rows: int) -> None:
+    def __init__(self, model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> None:
         self.model = model
+        self.layers = layers
         self.lengths = [0] * num_rows
         self.cache: DynamicCache = model.new_cache()
         self.num_slots = 0
         self.valid: Tensor | None = None
 
-    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Tensor:
+    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
         """See `Context.extend`."""
         num_rows, width = token_ids.shape
         inputs = {} if self.valid is None else self._mask_and_positions(self.valid, width)
@@ -61,7 +62,8 @@ class BatchContext:
         if kept:
             at_end = wanted == [width - 1]
             inputs["logits_to_keep"] = 1 if at_end else torch.tensor(wanted, device=token_ids.device)
-        logits = self.model.logits(token_ids, self.cache, **inputs)
+        reading = self.model.read(token_ids, self.cache, layers=self.layers, **inputs)
+        logits = reading.logits
         if any(count != width for count in counts) or self.valid is not None:
             valid = torch.ones(num_rows, self.num_slots, dtype=torch.bool) if self.valid is None else self.valid
             fresh = torch.arange(width) < torch.tensor(counts)[:, None]
@@ -69,10 +71,10 @@ class BatchContext:
         self.num_slots += width
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         if not last or logits.shape[1] == 1:
-            return logits
+            return reading
         places = [max(count, 1) - 1 for count in counts]
         index = torch.tensor([wanted.index(place) if kept else place for place in places], device=logits.device)
-        return logits[torch.arange(num_rows, device=logits.device), index].unsqueeze(1)
+        return Reading(logits[torch.arange(num_rows, device=logits.device), index].unsqueeze(1), reading.features)
 
     def commit(self, lengths: Sequence[int]) -> None:
         """See `Context.commit`."""
@@ -128,25 +130,23 @@ class BatchContext:
 class RowwiseContext:
     """Each row by itself: for models that cannot share a forward between rows of unequal length."""
 
-    def __init__(self, model: CausalModel, num_rows: int) -> None:
+    def __init__(self, model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> None:
         kind = CachedRow if model.cache_keyword else RecomputedRow
-        self.rows: list[CachedRow | RecomputedRow] = [kind(model) for _ in range(num_rows)]
+        self.rows: list[CachedRow | RecomputedRow] = [kind(model, layers) for _ in range(num_rows)]
         self.lengths = [0] * num_rows
 
-    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Tensor:
+    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
         """See `Context.extend`."""
         read = [
             row.extend(token_ids[index : index + 1, :count]) if count else None
             for index, (row, count) in enumerate(zip(self.rows, counts, strict=True))
         ]
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        template = next(logits for logits in read if logits is not None)  # [1, count, V]
-        width = 1 if last else token_ids.shape[1]
-        padded = []
-        for logits in read:
-            kept = template[:, :0] if logits is None else logits[:, -1:] if last else logits
-            padded.append(functional.pad(kept, (0, 0, 0, width - kept.shape[1])))
-        return torch.cat(padded)
+        logits = [None if each is None else each.logits[:, -1:] if last else each.logits for each in read]
+        features = [None if each is None else each.features for each in read]
+        width = token_ids.shape[1]
+        tapped = _padded(features, width) if any(each is not None for each in features) else None
+        return Reading(_padded(logits, 1 if last else width), tapped)
 
     def commit(self, lengths: Sequence[int]) -> None:
         """See `Context.commit`."""
@@ -167,18 +167,19 @@ class CachedRow:
     sees; so uncommitted tokens are cropped and read again together with the next ones.
     """
 
-    def __init__(self, model: CausalModel) -> None:
+    def __init__(self, model: CausalModel, layers: tuple[int, ...]) -> None:
         self.model = model
+        self.layers = layers
         self.cache = model.new_cache()
         self.uncommitted = torch.zeros(1, 0, dtype=torch.long, device=model.device)
 
-    def extend(self, token_ids: Tensor) -> Tensor:
-        """Logits of the new tokens, `[1, T, V]`."""
+    def extend(self, token_ids: Tensor) -> Reading:
+        """Read the new tokens, `[1, T]`."""
         width = token_ids.shape[1]
         if self.uncommitted.shape[1]:
             self.cache.crop(-self.uncommitted.shape[1])
         self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
-        return self.model.logits(self.uncommitted, self.cache)[:, -width:]
+        return _last(self.model.read(self.uncommitted, self.cache, layers=self.layers), width)
 
     def commit(self, num_removed: int) -> None:
         """Forget the last tokens and make the others final."""
@@ -190,18 +191,32 @@ class CachedRow:
 class RecomputedRow:
     """One row without a cache: every forward reads the whole text."""
 
-    def __init__(self, model: CausalModel) -> None:
+    def __init__(self, model: CausalModel, layers: tuple[int, ...]) -> None:
         self.model = model
+        self.layers = layers
         self.token_ids = torch.zeros(1, 0, dtype=torch.long, device=model.device)
 
-    def extend(self, token_ids: Tensor) -> Tensor:
-        """Logits of the new tokens, `[1, T, V]`."""
+    def extend(self, token_ids: Tensor) -> Reading:
+        """Read the new tokens, `[1, T]`."""
         self.token_ids = torch.cat([self.token_ids, token_ids], 1)
-        return self.model.logits(self.token_ids, None)[:, -token_ids.shape[1] :]
+        return _last(self.model.read(self.token_ids, None, layers=self.layers), token_ids.shape[1])
 
     def commit(self, num_removed: int) -> None:
         """Forget the last tokens."""
         self.token_ids = self.token_ids[:, : self.token_ids.shape[1] - num_removed]
+
+
+def _last(reading: Reading, width: int) -> Reading:
+    """The last positions of a reading."""
+    features = None if reading.features is None else reading.features[:, -width:]
+    return Reading(reading.logits[:, -width:], features)
+
+
+def _padded(rows: Sequence[Tensor | None], width: int) -> Tensor:
+    """Stack rows `[1, count, X]`, zeros behind each and in place of None: `[B, width, X]`."""
+    empty = next(row for row in rows if row is not None)[:, :0]
+    kept = [empty if row is None else row for row in rows]
+    return torch.cat([functional.pad(row, (0, 0, 0, width - row.shape[1])) for row in kept])
 
 
 def _gather_slots(states: Tensor, order: Tensor) -> Tensor:

@@ -11,6 +11,17 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one forward gives: `logits` `[B, T or fewer kept, V]`, and the tapped hidden states `features` `[B, T, F]`.
+
+    F is the number of tapped layers times the hidden size, in the order asked; None where no layer is tapped.
+    """
+
+    logits: Tensor
+    features: Tensor | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CausalModel:
     """A causal LM with the facts about its forward that decide how it is cached.
@@ -69,11 +80,28 @@ class CausalModel:
             cache.activate_past_recording()
         return cache
 
-    def logits(self, token_ids: Tensor, cache: DynamicCache | None, **inputs: Any) -> Tensor:
-        """One forward, `[B, T]` to `[B, T or fewer kept, V]`; fills the cache."""
+    def read(
+        self, token_ids: Tensor, cache: DynamicCache | None, *, layers: tuple[int, ...] = (), **inputs: Any
+    ) -> Reading:
+        """One forward over `[B, T]`; fills the cache and taps the outputs of `layers` (-1: the embeddings) on the way."""
         if cache is not None:
             inputs[self.cache_keyword] = cache
         if self.takes_use_cache:
             inputs["use_cache"] = cache is not None
-        logits: Tensor = self.model(input_ids=token_ids, **inputs).logits
-        return logits
+        if layers:
+            inputs["output_hidden_states"] = True
+        output = self.model(input_ids=token_ids, **inputs)
+        features = torch.cat([output.hidden_states[1 + layer] for layer in layers], -1) if layers else None
+        return Reading(output.logits, features)
+
+    def require_layers(self, layers: tuple[int, ...]) -> None:
+        """Raise ValueError (value, rule, remedy) where a drafter asks for hidden states that this model does not give.
+
+        The output of the last layer is no feature: what models report for it has already passed the final norm.
+        """
+        num_layers = int(self.model.config.get_text_config().num_hidden_layers)
+        if layers and not all(-1 <= layer < num_layers - 1 for layer in layers):
+            raise ValueError(
+                f"the drafter reads hidden states of layers {list(layers)}; this target has layers -1 (embeddings) to "
+                f"{num_layers - 2}, the last excluded. Use the target that the drafter was trained on."
+            )

@@ -13,20 +13,32 @@ from dspark.drafters.protocol import Drafter, Proposal
 from dspark.randomness import round_uniforms, uniform_source
 from dspark.record import AcceptanceRecord
 from dspark.request import DecodingRequest, Generation, validate
-from dspark.sampling import Processors
-from dspark.verification import Verification, verify_block
+from dspark.sampling import History, Processors
+from dspark.scheduler.protocol import Scheduler
+from dspark.verification import Verification, VerificationRule, verify_block
 
 
 class SpeculativeDecoder:
     """Decodes with a target and a drafter; the output follows the target's law exactly, whatever the drafter.
 
     One `seed` gives one output, alone or in any batch (up to the arithmetic of the models: batched matrix products
-    round differently). Without a drafter, or with `num_draft_tokens=0`, the same loop decodes plainly.
+    round differently). Without a drafter, or with `num_draft_tokens=0`, the same loop decodes plainly. A `scheduler` decides how
+    many of the drafts are verified; `verify` is another lossless rule in place of `verify_block`.
     """
 
-    def __init__(self, target: PreTrainedModel, drafter: Drafter | None = None) -> None:
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        drafter: Drafter | None = None,
+        *,
+        scheduler: Scheduler | None = None,
+        verify: VerificationRule | None = None,
+    ) -> None:
         self.target = CausalModel.of(target)
+        self.target.require_layers(drafter.feature_layers if drafter else ())
         self.drafter = drafter
+        self.scheduler = scheduler
+        self.verify = verify
 
     def generate(self, requests: Sequence[DecodingRequest]) -> list[Generation]:
         """Answer all requests as one batch, in order; raises ValueError where one cannot be answered."""
@@ -44,7 +56,7 @@ class SpeculativeDecoder:
     def _batch(self, requests: Sequence[DecodingRequest]) -> "Batch":
         for request in requests:
             validate(request, vocab_size=self.target.vocab_size, max_positions=self.target.max_positions)
-        return Batch(self.target, self.drafter, requests)
+        return Batch(self.target, self.drafter, requests, scheduler=self.scheduler, verify=self.verify or verify_block)
 
 
 def _rounds(batch: "Batch") -> Iterator[list[int]]:
@@ -102,7 +114,16 @@ class Batch:
     """The state of some requests; `advance` runs one round over those in `running`. Finished rows cost nothing."""
 
     @torch.inference_mode()
-    def __init__(self, target: CausalModel, drafter: Drafter | None, requests: Sequence[DecodingRequest]) -> None:
+    def __init__(
+        self,
+        target: CausalModel,
+        drafter: Drafter | None,
+        requests: Sequence[DecodingRequest],
+        *,
+        scheduler: Scheduler | None,
+        verify: VerificationRule,
+    ) -> None:
+        self.verify = verify
         self.rows = [
             Row(request=each, source=uniform_source(each.seed), token_ids=list(each.prompt_token_ids))
             for each in requests
@@ -110,8 +131,9 @@ class Batch:
         self.running = list(range(len(requests)))
         dtype = torch.float64 if target.model.dtype == torch.float64 else torch.float32
         self.processors = Processors(requests, vocab_size=target.vocab_size, device=target.device, dtype=dtype)
-        self.context = open_context(target, len(requests))
+        self.context = open_context(target, len(requests), layers=drafter.feature_layers if drafter else ())
         self.session = drafter.open(len(requests)) if drafter else None
+        self.schedule = scheduler.open() if scheduler else None
         self._prefill()
 
     @torch.inference_mode()
@@ -127,28 +149,14 @@ class Batch:
             device=self.processors.device,
         )
         history = self.processors.history(token_ids)
-        if self.session and max(wanted):
-            proposal = self.session.propose(
-                token_ids=token_ids,
-                num_draft_tokens=wanted,
-                processors=self.processors,
-                history=history,
-                uniforms=uniforms.draft,
-            )
-        else:
-            proposal = Proposal.empty(len(rows), self.processors)
-        if any(length > want for length, want in zip(proposal.draft_lengths, wanted, strict=True)):
-            raise ValueError(
-                f"the drafter proposed {proposal.draft_lengths} tokens where at most {wanted} were asked for; more "
-                "would pass max_new_tokens. Respect num_draft_tokens."
-            )
+        proposal = self._propose(token_ids, wanted, history, uniforms.draft)
         drafts = proposal.draft_token_ids
         anchors = torch.tensor([[ids[-1]] for ids in token_ids], device=drafts.device)
         block = torch.cat([anchors, drafts], 1)  # [B, 1 + K]
-        logits = self.context.extend(block, [1 + length for length in proposal.draft_lengths])  # [B, 1 + K, V]
-        scores = self.processors.scores(logits, history, drafts)  # [B, 1 + K, V]
+        reading = self.context.extend(block, [1 + length for length in proposal.draft_lengths])
+        scores = self.processors.scores(reading.logits, history, drafts)  # [B, 1 + K, V]
         target_probs = self.processors.law(scores)
-        verification = verify_block(
+        verification = self.verify(
             draft_token_ids=drafts,
             draft_probs=proposal.draft_probs,
             target_probs=target_probs,
@@ -157,8 +165,35 @@ class Batch:
             final_uniforms=uniforms.final,
         )
         emitted = self._emit(rows, proposal, scores, target_probs, verification)
-        self._roll_back(rows, block)
+        self._roll_back(rows, block, reading.features)
         return emitted
+
+    def _propose(self, token_ids: list[list[int]], wanted: list[int], history: History, uniforms: Tensor) -> Proposal:
+        """Draft, and keep of each row what the scheduler admits."""
+        if not self.session or not max(wanted):
+            return Proposal.empty(len(wanted), self.processors)
+        proposal = self.session.propose(
+            token_ids=token_ids,
+            num_draft_tokens=wanted,
+            processors=self.processors,
+            history=history,
+            uniforms=uniforms,
+        )
+        if any(length > want for length, want in zip(proposal.draft_lengths, wanted, strict=True)):
+            raise ValueError(
+                f"the drafter proposed {proposal.draft_lengths} tokens where at most {wanted} were asked for; more "
+                "would pass max_new_tokens. Respect num_draft_tokens."
+            )
+        if not self.schedule:
+            return proposal
+        if proposal.confidences is None:
+            raise ValueError(
+                "the drafter gives no confidences; a scheduler decides by them. Use a drafter with a confidence head, "
+                "or no scheduler."
+            )
+        rows: list[list[float]] = proposal.confidences.tolist()
+        admitted = self.schedule.admit([row[:length] for row, length in zip(rows, proposal.draft_lengths, strict=True)])
+        return proposal.shortened(admitted)
 
     def _prefill(self) -> None:
         """Read all of each prompt but its last token, the first anchor."""
@@ -168,10 +203,10 @@ class Batch:
         if width == 0:
             return
         block = torch.tensor([head + [0] * (width - len(head)) for head in heads], device=self.processors.device)
-        self.context.extend(block, counts, last=True)
+        reading = self.context.extend(block, counts, last=True)
         self.context.commit(counts)
         if self.session:
-            self.session.observe(token_ids=block, counts=counts)
+            self.session.observe(token_ids=block, counts=counts, features=reading.features)
 
     def _emit(
         self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification
@@ -214,14 +249,15 @@ class Batch:
         values: list[list[float]] = law.gather(-1, emitted.unsqueeze(-1)).squeeze(-1).log().tolist()
         return values
 
-    def _roll_back(self, rows: list[Row], block: Tensor) -> None:
+    def _roll_back(self, rows: list[Row], block: Tensor, features: Tensor | None) -> None:
         """Forget rejected drafts and finished rows."""
         kept = [place for place, row in enumerate(rows) if not row.finish_reason]
         self.running = [self.running[place] for place in kept]
         if not kept:
             return
         if self.session:
-            self.session.observe(token_ids=block, counts=[1 + row.accepted_per_step[-1] for row in rows])
+            counts = [1 + row.accepted_per_step[-1] for row in rows]
+            self.session.observe(token_ids=block, counts=counts, features=features)
         self.context.commit([len(row.token_ids) - 1 for row in rows])
         if len(kept) < len(rows):
             self.processors = self.processors.select(kept)

@@ -5,6 +5,7 @@ target's law exactly, whatever the draft.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +21,22 @@ class Verification:
 
     num_accepted: Tensor
     final_token_ids: Tensor
+
+
+class VerificationRule(Protocol):
+    """A lossless rule for one round; `verify_block` is the standard one and documents the arguments."""
+
+    def __call__(
+        self,
+        *,
+        draft_token_ids: Tensor,
+        draft_probs: Tensor,
+        target_probs: Tensor,
+        draft_lengths: Tensor,
+        accept_uniforms: Tensor,
+        final_uniforms: Tensor,
+    ) -> Verification:
+        """Decide one round."""
 
 
 def verify_block(

@@ -20,6 +20,8 @@ class ModelDrafter:
     are sampled from the draft model's law under the request's own settings.
     """
 
+    feature_layers: tuple[int, ...] = ()
+
     def __init__(self, model: PreTrainedModel, *, greedy: bool = False) -> None:
         self.model = CausalModel.of(model)
         self.greedy = greedy
@@ -65,11 +67,12 @@ class ModelDraftSession:
             laws.append(law)
             drafts[:, position] = draw(law, uniforms[:, position])
             if position + 1 < width:
-                reading = [int(position + 1 < length) for length in lengths]
-                logits = self.context.extend(self._readable(drafts[:, position : position + 1]), reading, last=True)
+                counts = [int(position + 1 < length) for length in lengths]
+                drafted = self._readable(drafts[:, position : position + 1])
+                logits = self.context.extend(drafted, counts, last=True).logits
         return Proposal(drafts, torch.stack(laws, 1), tuple(lengths))
 
-    def observe(self, *, token_ids: Tensor, counts: Sequence[int]) -> None:
+    def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
         """See `DraftSession.observe`; drops the drafts that did not become text."""
         self.num_read_by_target = [read + count for read, count in zip(self.num_read_by_target, counts, strict=True)]
         self.context.commit([min(pair) for pair in zip(self.context.lengths, self.num_read_by_target, strict=True)])
@@ -90,7 +93,7 @@ class ModelDraftSession:
         counts = [len(ids) for ids in missing]
         width = max(counts)
         block = torch.tensor([ids + [0] * (width - len(ids)) for ids in missing], device=self.model.device)
-        logits = self.context.extend(self._readable(block), counts, last=True)
+        logits = self.context.extend(self._readable(block), counts, last=True).logits
         self.context.commit(self.context.lengths)
         return logits
 

@@ -16,6 +16,8 @@ class NgramDrafter:
     accepted with the target's probability of it. A row without a match drafts nothing.
     """
 
+    feature_layers: tuple[int, ...] = ()
+
     def __init__(self, *, shortest: int = 1, longest: int = 4) -> None:
         if not 1 <= shortest <= longest:
             raise ValueError(
@@ -47,7 +49,7 @@ class NgramDrafter:
         probs = torch.zeros(*drafts.shape, processors.vocab_size, dtype=processors.dtype, device=processors.device)
         return Proposal(drafts, probs.scatter(-1, drafts.unsqueeze(-1), 1.0), lengths)
 
-    def observe(self, *, token_ids: Tensor, counts: Sequence[int]) -> None:
+    def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
         """Nothing to learn: the text is the state."""
 
     def select(self, rows: Sequence[int]) -> None:

@@ -16,12 +16,14 @@ class Proposal:
 
     `draft_token_ids` `[B, K]` and the laws that they were drawn from, `draft_probs` `[B, K, V]`, over the target's
     vocabulary; K is the largest of `draft_lengths`. Row b's drafts are its first `draft_lengths[b]`; padding after them is
-    any id of the vocabulary.
+    any id of the vocabulary. `confidences` `[B, K]`: how probable it is that draft k is accepted given that those before it
+    are; it may depend on those, never on draft k itself. None: the drafter has no opinion.
     """
 
     draft_token_ids: Tensor
     draft_probs: Tensor
     draft_lengths: tuple[int, ...]
+    confidences: Tensor | None = None
 
     @classmethod
     def empty(cls, num_rows: int, processors: Processors) -> "Proposal":
@@ -29,6 +31,12 @@ class Proposal:
         token_ids = torch.zeros(num_rows, 0, dtype=torch.long, device=processors.device)
         probs = torch.zeros(num_rows, 0, processors.vocab_size, dtype=processors.dtype, device=processors.device)
         return cls(token_ids, probs, (0,) * num_rows)
+
+    def shortened(self, lengths: tuple[int, ...]) -> "Proposal":
+        """Only the first `lengths[b]` drafts of row b."""
+        width = max(lengths)
+        confidences = None if self.confidences is None else self.confidences[:, :width]
+        return Proposal(self.draft_token_ids[:, :width], self.draft_probs[:, :width], lengths, confidences)
 
 
 class DraftSession(Protocol):
@@ -49,11 +57,11 @@ class DraftSession(Protocol):
         `uniforms[b, k]` and nothing that depends on the outcome of the verification.
         """
 
-    def observe(self, *, token_ids: Tensor, counts: Sequence[int]) -> None:
+    def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
         """Learn what the target has read: `token_ids` `[B, T]`, the first `counts[b]` of row b are now text.
 
-        Called after the prefill and after every round (anchor and accepted drafts). Drafters fed by the target's hidden
-        states get them here, for the same positions.
+        Called after the prefill (the prompt without its last token) and after every round (anchor and accepted drafts).
+        `features` `[B, T, F]` are the target's hidden states at the same positions, of the layers that the drafter taps.
         """
 
     def select(self, rows: Sequence[int]) -> None:
@@ -61,7 +69,14 @@ class DraftSession(Protocol):
 
 
 class Drafter(Protocol):
-    """Guesses tokens for any number of batches; holds no state of a batch itself."""
+    """Guesses tokens for any number of batches; holds no state of a batch itself.
+
+    `feature_layers` are the target's layers whose outputs it reads: i is the output of layer i, -1 of the embeddings;
+    empty for none.
+    """
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]: ...  # noqa: D102
 
     def open(self, num_rows: int) -> DraftSession:
         """Begin a batch."""

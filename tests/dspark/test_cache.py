@@ -37,7 +37,7 @@ def exercise(
     with torch.inference_mode():
         block = torch.tensor([text + [0] * (width - len(text)) for text in texts])
         if width:
-            compare(context.extend(block, [len(text) for text in texts]), [len(text) for text in texts])
+            compare(context.extend(block, [len(text) for text in texts]).logits, [len(text) for text in texts])
             context.commit([len(text) for text in texts])
         for _ in range(rounds):
             counts = [rng.randint(1, 4) for _ in texts]
@@ -47,7 +47,7 @@ def exercise(
             )
             before = [len(text) for text in texts]
             texts = [text + row[:count] for text, row, count in zip(texts, block.tolist(), counts, strict=True)]
-            compare(context.extend(block, counts), counts)
+            compare(context.extend(block, counts).logits, counts)
             kept = [start + rng.randint(0, count) for start, count in zip(before, counts, strict=True)]
             texts = [text[:length] for text, length in zip(texts, kept, strict=True)]
             context.commit(kept)
@@ -105,11 +105,11 @@ def test_reading_twice_before_a_commit_within_a_window(tiny: Callable[..., PreTr
         context.extend(torch.tensor([text]), [8])
         context.commit([8])
         for step in range(3):
-            logits = context.extend(torch.tensor([[step]]), [1])
+            logits = context.extend(torch.tensor([[step]]), [1]).logits
             text.append(step)
             assert torch.allclose(logits[0], afresh(model, text, 1), atol=1e-12)
         context.commit([9])
-        logits = context.extend(torch.tensor([[7, 8]]), [2])
+        logits = context.extend(torch.tensor([[7, 8]]), [2]).logits
     assert torch.allclose(logits[0], afresh(model, [*text[:9], 7, 8], 2), atol=1e-12)
 
 
@@ -142,7 +142,7 @@ def test_padding_stays_within_the_positions_of_the_model(tiny: Callable[..., Pre
     context = open_context(CausalModel.of(model), 2)
     with torch.inference_mode():
         context.extend(torch.tensor([[1, 2, 3, 4, 5, 6, 7], [1, 0, 0, 0, 0, 0, 0]]), [7, 1])
-        logits = context.extend(torch.tensor([[8, 0, 0], [2, 3, 4]]), [1, 3])  # positions 7 to 9 of 8 in row 0
+        logits = context.extend(torch.tensor([[8, 0, 0], [2, 3, 4]]), [1, 3]).logits  # positions 7 to 9 of 8 in row 0
     assert torch.allclose(logits[0, :1], afresh(model, [1, 2, 3, 4, 5, 6, 7, 8], 1), atol=1e-12)
     assert torch.allclose(logits[1], afresh(model, [1, 2, 3, 4], 3), atol=1e-12)
 
@@ -192,3 +192,27 @@ def test_cropping_one_too_few_is_seen(tiny: Callable[..., PreTrainedModel], monk
     monkeypatch.setattr(BatchContext, "_crop", too_few)
     model = tiny("qwen3")
     assert exercise(model, open_context(CausalModel.of(model), 1), [[1, 2, 3]], rounds=6) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "llama"])
+@pytest.mark.parametrize("context_type", [BatchContext, RowwiseContext])
+def test_features_are_the_tapped_hidden_states(kind: str, context_type: type) -> None:
+    model = tiny(kind)
+    described = CausalModel.of(model)
+    context = context_type(described, 2, layers=(-1, 0))
+    texts = [[1, 2, 3, 4, 5], [6, 7]]
+    first = context.extend(torch.tensor([[1, 2, 3], [6, 0, 0]]), [3, 1]).features
+    context.commit([2, 1])
+    second = context.extend(torch.tensor([[3, 4, 5], [7, 0, 0]]), [3, 1], last=True).features
+    for row, (text, kept) in enumerate(zip(texts, [2, 1], strict=True)):
+        hidden = model(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states
+        expected = torch.cat([hidden[0], hidden[1]], -1)[0]
+        seen = torch.cat([first[row, :kept], second[row, : len(text) - kept]])
+        assert (seen - expected).abs().max() < 1e-12
+
+
+def test_the_last_layer_gives_no_features() -> None:
+    described = CausalModel.of(tiny("llama"))
+    described.require_layers((-1, 0))
+    with pytest.raises(ValueError, match=r"layers \[1\]; this target has layers -1 \(embeddings\) to 0"):
+        described.require_layers((1,))

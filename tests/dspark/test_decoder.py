@@ -26,6 +26,8 @@ REPLACEMENT = 7
 class ScriptedDrafter:
     """Drafts the tokens of a script by output position, one-hot: what is accepted is known in advance."""
 
+    feature_layers: tuple[int, ...] = ()
+
     def __init__(self, script: Sequence[int], num_prompt_tokens: int) -> None:
         self.script = script
         self.num_prompt_tokens = num_prompt_tokens
@@ -48,7 +50,7 @@ class ScriptedDrafter:
         probs = torch.nn.functional.one_hot(drafts, processors.vocab_size).to(processors.dtype)
         return Proposal(drafts, probs, (drafts.shape[1],))
 
-    def observe(self, *, token_ids: Tensor, counts: Sequence[int]) -> None:
+    def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
         self.observed.append(token_ids[0, : counts[0]].tolist())
 
     def select(self, rows: Sequence[int]) -> None: ...

@@ -1,0 +1,139 @@
+"""`dspark generate`: continue one prompt."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer
+from transformers.utils import logging
+
+from dspark.cli.options import add_models, device_named
+from dspark.decoder import SpeculativeDecoder
+from dspark.drafters.model import ModelDrafter
+from dspark.drafters.ngram import NgramDrafter
+from dspark.drafters.protocol import Drafter
+from dspark.loading import DTYPES, load_pair
+from dspark.record import AcceptanceRecord
+from dspark.request import Request, SamplingParams
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    command = commands.add_parser("generate", help="continue a prompt")
+    command.set_defaults(run=run)
+    command.add_argument("prompt", nargs="?", metavar="PROMPT")
+    command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
+    models = add_models(command)
+    models.add_argument("--drafter", choices=("model", "ngram"), default="model")
+    models.add_argument("--greedy-drafts", action="store_true", help="draft the most probable token, never sample it")
+    length = command.add_argument_group("length")
+    length.add_argument("--max-new-tokens", type=int, default=128)
+    length.add_argument("--min-new-tokens", type=int, default=0)
+    length.add_argument("--num-draft-tokens", type=int, default=5)
+    length.add_argument("--stop-token-ids", type=int, nargs="*", help="default: the tokenizer's end of text")
+    sampling = command.add_argument_group("sampling")
+    sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    sampling.add_argument("--top-k", type=int, default=0)
+    sampling.add_argument("--top-p", type=float, default=1.0)
+    sampling.add_argument("--min-p", type=float, default=0.0)
+    sampling.add_argument("--repetition-penalty", type=float, default=1.0)
+    sampling.add_argument("--presence-penalty", type=float, default=0.0)
+    sampling.add_argument("--frequency-penalty", type=float, default=0.0)
+    sampling.add_argument("--logit-bias", type=_bias, nargs="*", default=[], metavar="ID:BIAS")
+    sampling.add_argument("--forbidden-token-ids", type=int, nargs="*", default=[])
+    sampling.add_argument("--allowed-token-ids", type=int, nargs="*")
+    sampling.add_argument("--seed", type=int)
+    output = command.add_argument_group("output").add_mutually_exclusive_group()
+    output.add_argument("--stats", action="store_true", help="acceptance and speed on stderr")
+    output.add_argument("--stream", action="store_true", help="print while decoding")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Decode one prompt to stdout."""
+    logging.disable_progress_bar()
+    text = _prompt(options)
+    pair = load_pair(
+        target_dir=options.target,
+        draft_dir=options.draft if options.drafter == "model" else None,
+        device=device_named(options.device),
+        dtype=DTYPES[options.dtype],
+    )
+    if not (options.target / "tokenizer.json").is_file():
+        raise ValueError(f"{str(options.target)!r} has no tokenizer.json; text needs one. Save the tokenizer there.")
+    tokenizer: Any = AutoTokenizer.from_pretrained(options.target, local_files_only=True)
+    stop = options.stop_token_ids
+    if stop is None:
+        stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    request = Request(
+        prompt_token_ids=tuple(tokenizer.encode(text)),
+        max_new_tokens=options.max_new_tokens,
+        min_new_tokens=options.min_new_tokens,
+        num_draft_tokens=options.num_draft_tokens,
+        sampling=_sampling(options),
+        stop_token_ids=tuple(stop),
+        seed=options.seed,
+    )
+    drafter: Drafter = NgramDrafter() if pair.draft is None else ModelDrafter(pair.draft, greedy=options.greedy_drafts)
+    decoder = SpeculativeDecoder(pair.target, drafter)
+    if options.stream:
+        _stream(decoder, request, tokenizer)
+        return 0
+    started = time.perf_counter()
+    [generation] = decoder.generate([request])
+    seconds = time.perf_counter() - started
+    print(tokenizer.decode(generation.token_ids, skip_special_tokens=True))
+    if options.stats:
+        Console(stderr=True).print(_table(generation.record, len(generation.token_ids), seconds))
+    return 0
+
+
+def _stream(decoder: SpeculativeDecoder, request: Request, tokenizer: Any) -> None:
+    token_ids: list[int] = []
+    shown = text = ""
+    for chunk in decoder.stream(request):
+        token_ids += chunk
+        text = tokenizer.decode(token_ids, skip_special_tokens=True)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # else the last token ends inside a character
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print(text[len(shown) :])
+
+
+def _table(record: AcceptanceRecord, num_tokens: int, seconds: float) -> Table:
+    table = Table("measure", "value")
+    table.add_row("tokens", str(num_tokens))
+    table.add_row("rounds", str(record.num_spec_steps))
+    table.add_row("mean_acceptance_length (bonus included)", f"{record.mean_acceptance_length:.2f}")
+    table.add_row("draft_acceptance_rate (bonus excluded)", f"{record.draft_acceptance_rate:.1%}")
+    table.add_row("tokens/s (prefill included)", f"{num_tokens / seconds:.1f}")
+    return table
+
+
+def _prompt(options: argparse.Namespace) -> str:
+    if (options.prompt is None) == (options.file is None):
+        raise ValueError("give exactly one of PROMPT and --file; the prompt is what is continued.")
+    text: str = options.prompt if options.file is None else options.file.read_text(encoding="utf-8")
+    return text
+
+
+def _sampling(options: argparse.Namespace) -> SamplingParams:
+    return SamplingParams(
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        presence_penalty=options.presence_penalty,
+        frequency_penalty=options.frequency_penalty,
+        logit_bias=dict(options.logit_bias),
+        forbidden_token_ids=tuple(options.forbidden_token_ids),
+        allowed_token_ids=None if options.allowed_token_ids is None else tuple(options.allowed_token_ids),
+    )
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token_id, _, bias = text.partition(":")
+    return int(token_id), float(bias)

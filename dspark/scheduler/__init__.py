@@ -1,0 +1,1 @@
+"""How many of the drafts are verified: decided from confidences, before the verification."""
