@@ -196,7 +196,9 @@ def test_cropping_one_too_few_is_seen(tiny: Callable[..., PreTrainedModel], monk
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])
 @pytest.mark.parametrize("context_type", [BatchContext, RowwiseContext])
-def test_features_are_the_tapped_hidden_states(kind: str, context_type: type) -> None:
+def test_features_are_the_tapped_hidden_states(
+    tiny: Callable[..., PreTrainedModel], kind: str, context_type: type
+) -> None:
     model = tiny(kind)
     described = CausalModel.of(model)
     context = context_type(described, 2, layers=(-1, 0))
@@ -205,13 +207,14 @@ def test_features_are_the_tapped_hidden_states(kind: str, context_type: type) ->
     context.commit([2, 1])
     second = context.extend(torch.tensor([[3, 4, 5], [7, 0, 0]]), [3, 1], last=True).features
     for row, (text, kept) in enumerate(zip(texts, [2, 1], strict=True)):
-        hidden = model(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states
+        with torch.inference_mode():
+            hidden = model(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states
         expected = torch.cat([hidden[0], hidden[1]], -1)[0]
         seen = torch.cat([first[row, :kept], second[row, : len(text) - kept]])
         assert (seen - expected).abs().max() < 1e-12
 
 
-def test_the_last_layer_gives_no_features() -> None:
+def test_the_last_layer_gives_no_features(tiny: Callable[..., PreTrainedModel]) -> None:
     described = CausalModel.of(tiny("llama"))
     described.require_layers((-1, 0))
     with pytest.raises(ValueError, match=r"layers \[1\]; this target has layers -1 \(embeddings\) to 0"):
