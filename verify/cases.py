@@ -111,6 +111,25 @@ EXACT_BATCHES = (
     ),
 )
 
+# The confidence in a later draft depends on the draft before it, and for usual costs of a forward the decision hangs on it
+# here (as it does in one context of sixteen): a schedule that looks ahead shifts the law.
+_UNEVEN = {"vocab_size": 2, "relation": Relation.UNEVEN}
+EXACT_SCHEDULES = (
+    case("uneven, dear forward", relation=Relation.UNEVEN, seed=32),
+    case("uneven, dear first draft", relation=Relation.UNEVEN, seed=61),
+    case("uneven, three draft tokens", **_UNEVEN, num_draft_tokens=3, max_new_tokens=4, seed=45),
+)
+_LONG_AND_SHORT = case("uneven, beside another request", **_UNEVEN, prompts=((1,), (0, 1)), seed=33)
+EXACT_SCHEDULES_OF_BATCHES = (
+    replace(
+        _LONG_AND_SHORT,
+        requests=(
+            _LONG_AND_SHORT.requests[0],
+            replace(_LONG_AND_SHORT.requests[1], num_draft_tokens=1, max_new_tokens=2),
+        ),
+    ),
+)
+
 
 def estimated_paths(one: Case) -> float:
     """An upper estimate of the paths of a decoder that draws its drafts, one coin per draft token and a last token."""

@@ -105,7 +105,8 @@ class Capabilities:
     decoding) or "raw" (of the model's own logits). `arithmetic` is the precision in which probabilities are computed
     from logits; it sets the bound of the exact-law checks. `standard_acceptance` claims accept = min(1, target/draft)
     with a draft of `ModelPair.draft`, which lets the suite compare acceptance with theory; designs with another rule are
-    lossless too and leave it out. `draft_model` says that drafts come from `ModelPair.draft`.
+    lossless too and leave it out. `draft_model` says that drafts come from `ModelPair.draft`. `scheduled` says that fewer
+    drafts than were asked for may be verified, as confidence or load decide.
     """
 
     greedy: bool = False
@@ -129,6 +130,7 @@ class Capabilities:
     draft_model: bool = False
     draft_vocab_mismatch: bool = False
     standard_acceptance: bool = False
+    scheduled: bool = False
     roles: bool = False
     record: bool = False
     streaming: bool = False

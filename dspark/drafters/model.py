@@ -70,7 +70,9 @@ class ModelDraftSession:
                 counts = [int(position + 1 < length) for length in lengths]
                 drafted = self._readable(drafts[:, position : position + 1])
                 logits = self.context.extend(drafted, counts, last=True).logits
-        return Proposal(drafts, torch.stack(laws, 1), tuple(lengths))
+        draft_probs = torch.stack(laws, 1)  # [B, K, V]
+        # The mass of the best token says how sure the draft is before it draws; the mass of the drawn one would say too much.
+        return Proposal(drafts, draft_probs, tuple(lengths), draft_probs.amax(-1))
 
     def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
         """See `DraftSession.observe`; drops the drafts that did not become text."""

@@ -56,7 +56,11 @@ def judge_sampled_law(
     wealth = Wealth(alpha=alpha / 2 if informed else alpha, tolerance=tolerance)
     hypotheses = library()
     bounds = LeakBounds(hypotheses, delta=CERTIFICATE_DELTA, tolerance=tolerance)
-    moments = Moments(hypotheses, max_contexts=max(64, min(1000, MAX_MOMENT_ELEMENTS // subject.models.vocab_size)))
+    moments = Moments(
+        hypotheses,
+        max_contexts=max(64, min(1000, MAX_MOMENT_ELEMENTS // subject.models.vocab_size)),
+        visible=STATED_ERRORS,
+    )
     trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
     for group in answers:
         for each, evidence in zip(group, score(subject, group), strict=True):
@@ -92,12 +96,18 @@ def judge_sampled_law(
 
 def in_turn(subject: Subject, requests: Sequence[Request]) -> Iterator[Sequence[Observed]]:
     """Answer the requests in groups, each when it is asked for; seeded by the check's seed where seeds are claimed."""
-    if subject.capabilities.seeds:
-        first = subject.judge.seed % 2**31
-        requests = [replace(request, seed=first + index) for index, request in enumerate(requests)]
+    requests = seeded(subject, requests)
     for start in range(0, len(requests), CALLS_BETWEEN_LOOKS):
         subject.judge.progress(start, len(requests), "sampled requests")
         yield subject.generate_each(requests[start : start + CALLS_BETWEEN_LOOKS])
+
+
+def seeded(subject: Subject, requests: Sequence[Request]) -> Sequence[Request]:
+    """The requests with seeds of their own, derived from the check's seed, where the decoder claims to heed seeds."""
+    if not subject.capabilities.seeds:
+        return requests
+    first = subject.judge.seed % 2**31
+    return [replace(request, seed=first + index) for index, request in enumerate(requests)]
 
 
 def _conclude(

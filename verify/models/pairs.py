@@ -28,6 +28,7 @@ class Relation(StrEnum):
     DISJOINT = "disjoint"
     PEAKED = "peaked"
     UNRELATED = "unrelated"
+    UNEVEN = "uneven"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,10 @@ def draft_probs_of(spec: TableSpec, target_probs: Tensor) -> Tensor:
             return (4 * (target_probs + 1e-3).log() + noise).softmax(-1)
         case Relation.UNRELATED:
             return noise.softmax(-1)
+        case Relation.UNEVEN:
+            # From lost to sure of itself, by context: how sure the draft is tells which tokens came before.
+            sharpness = 6 * torch.rand(spec.num_rows, 1, generator=generator, dtype=torch.float64)
+            return (sharpness * (target_probs + 1e-3).log() + 0.5 * noise).softmax(-1)
 
 
 def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, folder: Path) -> ModelPair:
