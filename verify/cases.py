@@ -113,7 +113,7 @@ EXACT_BATCHES = (
 
 # The confidence in a later draft depends on the draft before it, and for usual costs of a forward the decision hangs on it
 # here (as it does in one context of sixteen): a schedule that looks ahead shifts the law.
-_UNEVEN = {"vocab_size": 2, "relation": Relation.UNEVEN}
+_UNEVEN: dict[str, Any] = {"vocab_size": 2, "relation": Relation.UNEVEN}
 EXACT_SCHEDULES = (
     case("uneven, dear forward", relation=Relation.UNEVEN, seed=32),
     case("uneven, dear first draft", relation=Relation.UNEVEN, seed=61),

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from dspark.cache import open_context
 from dspark.causal_model import CausalModel
+from dspark.drafters.laws import idle_where
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.sampling import History, Processors, draw, one_hot_of_best
 
@@ -62,8 +63,7 @@ class ModelDraftSession:
             law = processors.probs(over_target, history, drafts, start=position).squeeze(1)  # [B, V]
             if self.greedy:
                 law = one_hot_of_best(law)
-            if position >= min(lengths):
-                law = self._idle_where([length <= position for length in lengths], law)
+            law = idle_where([length <= position for length in lengths], law)
             laws.append(law)
             drafts[:, position] = draw(law, uniforms[:, position])
             if position + 1 < width:
@@ -102,12 +102,6 @@ class ModelDraftSession:
     def _readable(self, token_ids: Tensor) -> Tensor:
         """Tokens that the draft model does not have are read as its last one: worse drafts, never a wrong output."""
         return token_ids.clamp(max=self.model.vocab_size - 1)
-
-    def _idle_where(self, idle: Sequence[bool], law: Tensor) -> Tensor:
-        """Rows that draft no more get a law with one outcome, so that their uniform decides nothing."""
-        nothing = torch.zeros_like(law)
-        nothing[:, 0] = 1.0
-        return torch.where(torch.tensor(idle, device=law.device)[:, None], nothing, law)
 
 
 def to_vocabulary(logits: Tensor, vocab_size: int) -> Tensor:

@@ -1,0 +1,105 @@
+"""DSpark: a block drafted in one parallel forward, then drawn left to right with a light sequential head."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dspark.drafters.laws import idle_where
+from dspark.drafters.protocol import DraftSession, Proposal
+from dspark.drafters.states import RowStates
+from dspark.networks.dspark import DSparkNetwork
+from dspark.sampling import History, Processors, draw, one_hot_of_best
+
+
+class DSparkDrafter:
+    """Drafts with a `DSparkNetwork`; without its heads that is DFlash.
+
+    At most `block_size` drafts a round. With `greedy` every draft is the best token of its law and declared as such.
+    `calibrate` corrects the confidences `[B, K]` that schedulers see, position by position.
+    """
+
+    def __init__(
+        self,
+        network: DSparkNetwork,
+        *,
+        greedy: bool = False,
+        calibrate: Callable[[Tensor], Tensor] = lambda confidences: confidences,
+    ) -> None:
+        self.network = network.eval()
+        self.greedy = greedy
+        self.calibrate = calibrate
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """See `Drafter`."""
+        return self.network.feature_layers
+
+    def open(self, num_rows: int) -> DraftSession:
+        """Begin a batch."""
+        return DSparkDraftSession(self, num_rows)
+
+
+class DSparkDraftSession:
+    """The projected context of the accepted tokens, row by row; a block leaves nothing behind."""
+
+    def __init__(self, drafter: DSparkDrafter, num_rows: int) -> None:
+        self.drafter = drafter
+        self.network = drafter.network
+        self.states = RowStates(self.network.empty_context(num_rows))
+
+    def propose(
+        self,
+        *,
+        token_ids: Sequence[Sequence[int]],
+        num_draft_tokens: Sequence[int],
+        processors: Processors,
+        history: History,
+        uniforms: Tensor,
+    ) -> Proposal:
+        """See `DraftSession.propose`."""
+        network = self.network
+        lengths = tuple(min(want, network.block_size) for want in num_draft_tokens)
+        anchors = torch.tensor([ids[-1] for ids in token_ids], device=processors.device)  # [B]
+        hidden = self._hidden(anchors)  # [B, block_size, d]
+        base_logits = network.lm_head(hidden[:, : max(lengths)])  # [B, K, V]
+        previous, state = anchors, None
+        drafts = anchors.new_zeros(len(lengths), max(lengths))  # [B, K]
+        laws: list[Tensor] = []
+        confidence_logits: list[Tensor] = []
+        for position in range(max(lengths)):
+            logits, confidence, state = network.step(base_logits[:, position], hidden[:, position], previous, state)
+            law = processors.probs(logits.unsqueeze(1), history, drafts, start=position).squeeze(1)  # [B, V]
+            if self.drafter.greedy:
+                law = one_hot_of_best(law)
+            law = idle_where([length <= position for length in lengths], law)
+            previous = draw(law, uniforms[:, position])
+            drafts[:, position] = previous
+            laws.append(law)
+            if confidence is not None:
+                confidence_logits.append(confidence)
+        confidences = None
+        if confidence_logits:
+            confidences = self.drafter.calibrate(torch.stack(confidence_logits, 1).double().sigmoid())  # [B, K]
+        return Proposal(drafts, torch.stack(laws, 1), lengths, confidences)
+
+    def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
+        """See `DraftSession.observe`; projects the features once, for all later blocks."""
+        if features is None:
+            raise ValueError("features is None; this drafter reads the target's hidden states. Tap `feature_layers`.")
+        positions = self.states.positions(features.shape[1], device=features.device)
+        self.states.append(self.network.context(features.to(self.network.fc.weight.dtype), positions), counts)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See `DraftSession.select`."""
+        self.states.select(rows)
+
+    def _hidden(self, anchors: Tensor) -> Tensor:
+        """One backbone forward: the block's hidden states, `[B, K, d]`."""
+        context, valid = self.states.visible()
+        mask = None
+        if valid is not None:
+            own = valid.new_ones(len(valid), self.network.block_size)
+            mask = torch.cat([valid, own], 1)[:, None, None]  # [B, 1, 1, L + K]
+        starts = self.states.positions(1, device=anchors.device)  # [B, 1]
+        return self.network.block(anchors.unsqueeze(1), starts, context, mask).squeeze(1)

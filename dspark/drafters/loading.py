@@ -1,0 +1,84 @@
+"""A drafter around a network: from a checkpoint directory, or with random weights."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from dspark.checkpoints import DrafterNetwork, load_network
+from dspark.drafters.dspark import DSparkDrafter
+from dspark.drafters.eagle3 import Eagle3Drafter
+from dspark.networks.config import DrafterConfig
+from dspark.networks.dspark import DSparkNetwork
+from dspark.networks.eagle3 import Eagle3Network
+
+Kind = Literal["dspark", "dflash", "eagle3"]
+
+
+def load_drafter(
+    directory: Path, *, target: PreTrainedModel, device: torch.device, dtype: torch.dtype, greedy: bool = False
+) -> DSparkDrafter | Eagle3Drafter:
+    """The drafter of a checkpoint for its target; raises ValueError as `load_network`."""
+    return drafter_of(load_network(directory, target=target, device=device, dtype=dtype), greedy=greedy)
+
+
+def drafter_of(network: DrafterNetwork, *, greedy: bool = False) -> DSparkDrafter | Eagle3Drafter:
+    """The drafter that runs a network."""
+    if isinstance(network, Eagle3Network):
+        return Eagle3Drafter(network, greedy=greedy)
+    return DSparkDrafter(network, greedy=greedy)
+
+
+def new_network(target: PreTrainedModel, *, kind: Kind, **choices: Any) -> DrafterNetwork:
+    """An untrained network on the target's device, in float32, with the target's embeddings; `choices` are fields of its config.
+
+    Weights come from torch's global generator.
+    """
+    if kind != "dspark":
+        choices |= {"markov_rank": 0, "enable_confidence_head": False}
+    config = DrafterConfig.for_target(target.config, **choices)
+    network = Eagle3Network(config) if kind == "eagle3" else DSparkNetwork(config)
+    for module in network.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    embeddings: Any = target.get_input_embeddings()
+    head: Any = target.get_output_embeddings()
+    with torch.no_grad():
+        network.embed_tokens.weight.copy_(embeddings.weight)
+        network.lm_head.weight.copy_(head.weight)
+    return network.to(target.device)
+
+
+def random_drafter(
+    target: PreTrainedModel, *, kind: Kind, dtype: torch.dtype, seed: int = 0, **choices: Any
+) -> DSparkDrafter | Eagle3Drafter:
+    """A small drafter of random weights, for judging the method on a target that has no trained one.
+
+    All weights are random and large, embeddings too, so that its laws are far from flat and depend on everything that it
+    reads; works for any target that gives hidden states. The global generator is left as it was.
+    """
+    if kind != "dspark":
+        choices |= {"markov_rank": 0, "enable_confidence_head": False}
+    shape: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 16,
+        "markov_rank": 4,
+        "block_size": 7,
+        "mask_token_id": 0,
+    }
+    config = DrafterConfig.for_target(target.config, **(shape | choices))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = Eagle3Network(config) if kind == "eagle3" else DSparkNetwork(config)
+        for name, parameter in network.named_parameters():
+            if "norm" not in name:
+                nn.init.normal_(parameter, std=1.5 * parameter.shape[-1] ** -0.5)
+    nn.Module.to(network, device=target.device, dtype=dtype)
+    return drafter_of(network)

@@ -1,0 +1,1 @@
+"""The networks of drafters that read the target's hidden states."""

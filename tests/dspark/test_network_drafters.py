@@ -1,0 +1,116 @@
+"""Drafters that read hidden states: the decoder stays lossless, and its incremental state equals reading afresh."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dspark import Request, SamplingParams, SpeculativeDecoder
+from dspark.drafters.loading import Kind, random_drafter
+from tests.dspark.conftest import VOCAB_SIZE
+from verify import protocol
+from verify.exact.distance import total_variation
+from verify.exact.enumeration import enumerate_outcomes
+from verify.models.reference import Reference
+
+Tiny = Callable[..., PreTrainedModel]
+KINDS: tuple[Kind, ...] = ("dspark", "dflash", "eagle3")
+PROMPTS = ((1, 2, 3), (4,), (5, 6, 7, 8, 9, 10))
+
+
+def request(prompt: tuple[int, ...], **changes: Any) -> Request:
+    settings = {"max_new_tokens": 14, "num_draft_tokens": 4, "seed": 3, "sampling": SamplingParams(temperature=0)}
+    return Request(prompt_token_ids=prompt, **{**settings, **changes})
+
+
+def decoder_of(target: PreTrainedModel, kind: Kind, **choices: Any) -> SpeculativeDecoder:
+    drafter = random_drafter(target, kind=kind, dtype=torch.float64, seed=1, target_layer_ids=(-1, 0), **choices)
+    return SpeculativeDecoder(target, drafter)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "llama", "mistral", "gpt2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_equals_plain_decoding(tiny: Tiny, kind: Kind, family: str) -> None:
+    target = tiny(family)
+    asked = [request(prompt, num_draft_tokens=n) for prompt, n in zip(PROMPTS, (4, 2, 9), strict=True)]
+    plain = SpeculativeDecoder(target).generate([request(prompt, num_draft_tokens=0) for prompt in PROMPTS])
+    decoder = decoder_of(target, kind, block_size=5)
+    together = decoder.generate(asked)
+    assert [each.token_ids for each in together] == [each.token_ids for each in plain]
+    assert max(max(each.record.drafted_per_step) for each in together) == 5  # never more than the block
+    alone = [decoder.generate([each])[0] for each in asked]
+    assert [each.record for each in alone] == [each.record for each in together]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drafts_are_the_same_alone_and_in_a_ragged_batch(tiny: Tiny, kind: Kind) -> None:
+    decoder = decoder_of(tiny("llama"), kind)
+    asked = [
+        request(prompt, seed=index, max_new_tokens=6 + 5 * index, sampling=SamplingParams(temperature=0.8))
+        for index, prompt in enumerate(PROMPTS)
+    ]
+    together = decoder.generate(asked)
+    for each, answer in zip(asked, together, strict=True):
+        [alone] = decoder.generate([each])
+        assert (alone.token_ids, alone.record) == (answer.token_ids, answer.record)
+    assert sum(each.record.num_accepted_draft_tokens for each in together) > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "choices"),
+    [
+        ("dspark", {"markov_head_type": "vanilla"}),
+        ("dspark", {"markov_head_type": "gated"}),
+        ("dspark", {"markov_head_type": "rnn"}),
+        ("dflash", {}),
+        ("eagle3", {}),
+    ],
+)
+def test_exact_law(tiny: Tiny, kind: Kind, choices: dict[str, Any]) -> None:
+    target = tiny("qwen3", vocab_size=3, initializer_range=0.5)
+    decoder = decoder_of(target, kind, **choices)
+    asked = protocol.Request(prompt_token_ids=(1, 2), max_new_tokens=3, num_draft_tokens=2)
+    found = enumerate_outcomes(lambda: decoder.generate([asked])[0].token_ids, max_paths=20_000)
+    assert found.complete
+    assert found.num_paths > 100
+    assert total_variation(Reference(target).sequence_law(asked), found.law) < 1e-12
+
+
+def test_confidences_come_with_the_confidence_head_only(tiny: Tiny) -> None:
+    target = tiny("qwen3")
+    seen: list[bool] = []
+
+    class Schedule:
+        def open(self) -> "Schedule":
+            return self
+
+        def admit(self, confidences: Any) -> tuple[int, ...]:
+            seen.append(all(0 < each < 1 for row in confidences for each in row))
+            return tuple(len(row) // 2 for row in confidences)
+
+    for kind in ("dflash", "eagle3"):
+        drafter = random_drafter(target, kind=kind, dtype=torch.float64, target_layer_ids=(0,))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="gives no confidences"):
+            SpeculativeDecoder(target, drafter, scheduler=Schedule()).generate([request(PROMPTS[0])])
+    drafter = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,))
+    decoder = SpeculativeDecoder(target, drafter, scheduler=Schedule())
+    [answer] = decoder.generate([request(PROMPTS[0])])
+    assert set(answer.record.drafted_per_step) <= {0, 1, 2}  # half of the 4 asked for, or of what is left at the end
+    assert answer.record.drafted_per_step[0] == 2
+    assert seen
+    assert all(seen)
+
+
+def test_random_weights_come_from_the_seed_alone(tiny: Tiny) -> None:
+    target = tiny("qwen3")
+    state = torch.random.get_rng_state()
+    first, second, other = (
+        random_drafter(target, kind="dspark", dtype=torch.float64, seed=seed, target_layer_ids=(0,)).network
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    assert first.config.vocab_size == VOCAB_SIZE
