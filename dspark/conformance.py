@@ -1,16 +1,24 @@
 """The adapter that hands this decoder to a conformance suite; structural typing, no import of the suite."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedModel
 
 from dspark.decoder import SpeculativeDecoder
+from dspark.drafters.loading import Kind, load_drafter, random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter
+from dspark.loading import default_drafter_dir, default_target_dir
 from dspark.request import DecodingRequest, Generation
+from dspark.scheduler.algorithm import PrefixScheduler
+from dspark.scheduler.lagged import LaggedScheduler
+from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.protocol import Scheduler
+from dspark.scheduler.threshold import StaticThreshold
 
 CLAIMED = (
     "greedy",
@@ -36,6 +44,9 @@ CLAIMED = (
     "streaming",
 )
 CLAIMED_WITH_A_DRAFT_MODEL = ("draft_model", "draft_vocab_mismatch", "standard_acceptance")
+# A forward with n tokens costs 1 + n / 8 of one without drafts: about what a small batch costs on a GPU; on tiny models it makes
+# schedules of every length.
+PROFILE = SpeedProfile(token_counts=(1, 64), steps_per_second=(8 / 9, 8 / 72))
 
 
 class Models(Protocol):
@@ -52,8 +63,8 @@ class Models(Protocol):
 class ConformingDecoder:
     """A `SpeculativeDecoder` with its claims."""
 
-    def __init__(self, models: Models, drafter: Drafter, claims: Sequence[str]) -> None:
-        self.decoder = SpeculativeDecoder(models.target, drafter)
+    def __init__(self, models: Models, decoder: SpeculativeDecoder, claims: Sequence[str]) -> None:
+        self.decoder = decoder
         self.capabilities: Mapping[str, Any] = {
             **dict.fromkeys(claims, True),
             "logprobs": "processed",
@@ -71,9 +82,48 @@ class ConformingDecoder:
 
 def make_decoder(models: Models) -> ConformingDecoder:
     """The classic two-model decoder with sampled drafts."""
-    return ConformingDecoder(models, ModelDrafter(models.draft), CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
+    decoder = SpeculativeDecoder(models.target, ModelDrafter(models.draft))
+    return ConformingDecoder(models, decoder, CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
 
 
 def make_ngram_decoder(models: Models) -> ConformingDecoder:
     """Prompt lookup; the draft model is not used."""
-    return ConformingDecoder(models, NgramDrafter(), CLAIMED)
+    return ConformingDecoder(models, SpeculativeDecoder(models.target, NgramDrafter()), CLAIMED)
+
+
+def make_dspark_decoder(models: Models) -> ConformingDecoder:
+    """The DSpark method: its drafter, scheduled by Algorithm 1."""
+    return _scheduled(models, PrefixScheduler(PROFILE))
+
+
+def make_lagged_decoder(models: Models) -> ConformingDecoder:
+    """The DSpark drafter under the asynchronous scheduler."""
+    return _scheduled(models, LaggedScheduler(PROFILE))
+
+
+def make_threshold_decoder(models: Models) -> ConformingDecoder:
+    """The DSpark drafter with a static threshold on its confidence."""
+    return _scheduled(models, StaticThreshold(0.5))
+
+
+def make_dflash_decoder(models: Models) -> ConformingDecoder:
+    """The parallel backbone without heads."""
+    return ConformingDecoder(models, SpeculativeDecoder(models.target, drafter_for(models, "dflash")), CLAIMED)
+
+
+def make_eagle3_decoder(models: Models) -> ConformingDecoder:
+    """The autoregressive feature drafter."""
+    return ConformingDecoder(models, SpeculativeDecoder(models.target, drafter_for(models, "eagle3")), CLAIMED)
+
+
+def drafter_for(models: Models, kind: Kind) -> Drafter:
+    """The drafter trained on the fixture target; for any other target one of random weights, which the law must not show."""
+    target = models.target
+    if Path(target.name_or_path or "") == default_target_dir():
+        return load_drafter(default_drafter_dir(kind), target=target, device=target.device, dtype=models.dtype)
+    return random_drafter(target, kind=kind, dtype=models.dtype)
+
+
+def _scheduled(models: Models, scheduler: Scheduler) -> ConformingDecoder:
+    decoder = SpeculativeDecoder(models.target, drafter_for(models, "dspark"), scheduler=scheduler)
+    return ConformingDecoder(models, decoder, (*CLAIMED, "scheduled"))

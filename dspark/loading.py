@@ -31,6 +31,11 @@ def default_draft_dir() -> Path:
     return Path(fixtures.__file__).parent / "draft"
 
 
+def default_drafter_dir(kind: str) -> Path:
+    """The drafter of a kind ("dspark", "dflash", "eagle3") that this repository ships."""
+    return Path(fixtures.__file__).parent / kind
+
+
 def load_pair(*, target_dir: Path, draft_dir: Path | None, device: torch.device, dtype: torch.dtype) -> LoadedPair:
     """Load both checkpoints; nothing is downloaded.
 

@@ -44,11 +44,10 @@ def best_length_of_all(row: Sequence[float]) -> int:
 def decoder(
     models: ModelPair, admit_row: Callable[[Sequence[float]], int], *, verify: VerificationRule = verify_block
 ) -> Any:
-    conforming = ConformingDecoder(models, ModelDrafter(models.draft), [*CLAIMS, "scheduled"])
-    conforming.decoder = SpeculativeDecoder(
+    decoding = SpeculativeDecoder(
         models.target, ModelDrafter(models.draft), scheduler=Schedule(admit_row), verify=verify
     )
-    return conforming
+    return ConformingDecoder(models, decoding, [*CLAIMS, "scheduled"])
 
 
 def causal(models: ModelPair) -> Any:
