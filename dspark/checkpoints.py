@@ -32,7 +32,14 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5 * 1000**3
 # Fields that some configurations leave out, with what they then mean.
-DEFAULTS: Mapping[str, Any] = {"markov_head_type": "vanilla", "confidence_head_with_markov": True, "rms_norm_eps": 1e-6}
+DEFAULTS: Mapping[str, Any] = {
+    "markov_head_type": "vanilla",
+    "confidence_head_with_markov": True,
+    "rms_norm_eps": 1e-6,
+    "num_anchors": 512,
+}
+# Fields that a target may have otherwise, but no drafter: the tensors would not show it, only the numbers.
+REQUIRED: Mapping[str, Any] = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 
 
 def save_network(
@@ -52,12 +59,14 @@ def save_network(
         "layer_types": ["full_attention"] * config.num_hidden_layers,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "dtype": str(dtype).removeprefix("torch."),
+        **REQUIRED,
     }
     directory.mkdir(parents=True, exist_ok=True)
     merged = json.loads(target.get_text_config().to_json_string(use_diff=False)) | written | own
     (directory / CONFIG).write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     shards = _shards(tensors, shard_bytes)
+    (directory / INDEX).unlink(missing_ok=True)  # of an earlier checkpoint here; a reader would follow it
     if len(shards) == 1:
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
         return
@@ -78,10 +87,12 @@ def load_network(
     architecture, config = read_config(directory)
     require_target(config, target.config)
     tensors = _read_tensors(directory)
-    network = ARCHITECTURES[architecture](config)
+    with torch.device("meta"):  # no memory, no random numbers: every tensor is replaced
+        network = ARCHITECTURES[architecture](config)
     _require_tensors(directory, tensors, network)
-    network.load_state_dict(tensors)
-    nn.Module.to(network, device=device, dtype=dtype)
+    network.load_state_dict(
+        {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}, assign=True
+    )
     return network.eval()
 
 
@@ -104,6 +115,7 @@ def read_config(directory: Path) -> tuple[str, DrafterConfig]:
             f"architectures of {str(path)!r} is {architecture!r}; drafters are {', '.join(ARCHITECTURES)}. Give a drafter's "
             "checkpoint (a causal LM goes to --draft)."
         )
+    _require_network(path, stored)
     if architecture != "Qwen3DSparkModel":
         stored |= {"markov_rank": 0, "enable_confidence_head": False}
     stored["rope_theta"] = rope_theta(stored)
@@ -111,7 +123,10 @@ def read_config(directory: Path) -> tuple[str, DrafterConfig]:
     missing = [name for name in names if name not in stored]
     if missing:
         raise ValueError(f"{str(path)!r} lacks {', '.join(missing)}; a drafter's configuration has them. Add them.")
-    stored["target_layer_ids"] = tuple(stored["target_layer_ids"])
+    layers = stored["target_layer_ids"]
+    if not isinstance(layers, list) or not all(isinstance(layer, int) for layer in layers):
+        raise ValueError(f"target_layer_ids of {str(path)!r} is {layers!r}; it is a list of integers. Correct it.")
+    stored["target_layer_ids"] = tuple(layers)
     return architecture, DrafterConfig(**{name: stored[name] for name in names})
 
 
@@ -128,6 +143,21 @@ def require_target(config: DrafterConfig, target: PreTrainedConfig) -> None:
                 f"{name} of the drafter is {ours} and the target has {theirs}; a drafter reads the hidden states of the "
                 "target that it was trained on. Give that target."
             )
+
+
+def _require_network(path: Path, stored: Mapping[str, Any]) -> None:
+    """Raise ValueError where a configuration describes another network than these, over the same tensors."""
+    found = {name: stored.get(name, wanted) for name, wanted in REQUIRED.items()}
+    wrong = [f"{name} is {value!r}" for name, value in found.items() if value != REQUIRED[name]]
+    if any(each != "full_attention" for each in stored.get("layer_types") or []):
+        wrong.append(f"layer_types is {stored['layer_types']!r}")
+    if stored.get("draft_vocab_size") not in (None, stored.get("vocab_size")):
+        wrong.append(f"draft_vocab_size is {stored['draft_vocab_size']!r}")
+    if wrong:
+        raise ValueError(
+            f"{'; '.join(wrong)} in {str(path)!r}; a drafter has silu, no biases, full attention and the target's whole "
+            "vocabulary. Use a checkpoint that does."
+        )
 
 
 def _architecture(network: DrafterNetwork) -> str:
@@ -153,7 +183,12 @@ def _shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
 def _read_tensors(directory: Path) -> dict[str, Tensor]:
     index = directory / INDEX
     if index.is_file():
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(
+                f"{str(index)!r} is no index of shards ({error!r}); it is a JSON object with a weight_map. Download it again."
+            ) from error
     elif (directory / WEIGHTS).is_file():
         files = [WEIGHTS]
     else:

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from dspark.calibration import FILE as CALIBRATION
+from dspark.calibration import Calibration
 from dspark.checkpoints import DrafterNetwork, load_network
 from dspark.drafters.dspark import DSparkDrafter
 from dspark.drafters.eagle3 import Eagle3Drafter
@@ -18,17 +20,32 @@ Kind = Literal["dspark", "dflash", "eagle3"]
 
 
 def load_drafter(
-    directory: Path, *, target: PreTrainedModel, device: torch.device, dtype: torch.dtype, greedy: bool = False
+    directory: Path,
+    *,
+    target: PreTrainedModel,
+    device: torch.device,
+    dtype: torch.dtype,
+    greedy: bool = False,
+    calibrated: bool = True,
 ) -> DSparkDrafter | Eagle3Drafter:
-    """The drafter of a checkpoint for its target; raises ValueError as `load_network`."""
-    return drafter_of(load_network(directory, target=target, device=device, dtype=dtype), greedy=greedy)
+    """The drafter of a checkpoint for its target; raises ValueError as `load_network`.
+
+    With `calibrated` its confidences are corrected by the checkpoint's `calibration.json`, where it has one.
+    """
+    network = load_network(directory, target=target, device=device, dtype=dtype)
+    calibration = Calibration.load(directory) if calibrated and (directory / CALIBRATION).is_file() else None
+    return drafter_of(network, greedy=greedy, calibration=calibration)
 
 
-def drafter_of(network: DrafterNetwork, *, greedy: bool = False) -> DSparkDrafter | Eagle3Drafter:
+def drafter_of(
+    network: DrafterNetwork, *, greedy: bool = False, calibration: Calibration | None = None
+) -> DSparkDrafter | Eagle3Drafter:
     """The drafter that runs a network."""
     if isinstance(network, Eagle3Network):
         return Eagle3Drafter(network, greedy=greedy)
-    return DSparkDrafter(network, greedy=greedy)
+    if calibration is None:
+        return DSparkDrafter(network, greedy=greedy)
+    return DSparkDrafter(network, greedy=greedy, calibrate=calibration.apply)
 
 
 def new_network(target: PreTrainedModel, *, kind: Kind, **choices: Any) -> DrafterNetwork:

@@ -30,7 +30,8 @@ class Proposal:
         """No draft in any row."""
         token_ids = torch.zeros(num_rows, 0, dtype=torch.long, device=processors.device)
         probs = torch.zeros(num_rows, 0, processors.vocab_size, dtype=processors.dtype, device=processors.device)
-        return cls(token_ids, probs, (0,) * num_rows)
+        confidences = torch.zeros(num_rows, 0, dtype=torch.float64, device=processors.device)
+        return cls(token_ids, probs, (0,) * num_rows, confidences)
 
     def shortened(self, lengths: tuple[int, ...]) -> "Proposal":
         """Only the first `lengths[b]` drafts of row b."""

@@ -52,8 +52,8 @@ class RowStates:
 
 
 def _placed(old: Tensor, new: Tensor, places: Tensor, needed: int) -> Tensor:
-    """Write `new` `[B, H, T, D]` into `old` `[B, H, C, D]` at `places` `[B, 1, T, 1]`, growing it by doubling."""
+    """Write `new` `[B, H, T, D]` into `old` `[B, H, C, D]` at `places` `[B, 1, T, 1]`, in place, growing it by doubling."""
     num_heads, capacity, size = old.shape[1:]
     if capacity < needed:
         old = functional.pad(old, (0, 0, 0, max(needed, 2 * capacity) - capacity))
-    return old.scatter(2, places.expand(-1, num_heads, -1, size), new)
+    return old.scatter_(2, places.expand(-1, num_heads, -1, size), new)

@@ -1,5 +1,6 @@
 """The shape of a drafter network; field names as in the released configurations."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,7 @@ class DrafterConfig:
 
     `target_layer_ids` are the target layers whose outputs it reads (-1: the embeddings; never the last one, of
     `num_target_layers`). `block_size` drafts at most are made a round. `markov_rank` 0: no sequential head (DFlash).
+    `num_anchors` a sequence were trained on; no network reads it, but other readers of the released format want it.
     """
 
     vocab_size: int
@@ -34,6 +36,7 @@ class DrafterConfig:
     confidence_head_with_markov: bool = True
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10_000.0
+    num_anchors: int = 512
 
     def __post_init__(self) -> None:
         for name, smallest in (
@@ -45,17 +48,24 @@ class DrafterConfig:
             ("intermediate_size", 1),
             ("num_target_layers", 1),
             ("block_size", 1),
+            ("head_dim", 1),
+            ("mask_token_id", 0),
+            ("num_anchors", 1),
             ("markov_rank", 0),
         ):
             value = getattr(self, name)
             if not isinstance(value, int) or value < smallest:
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least {smallest}. Correct it.")
+        for name in ("rms_norm_eps", "rope_theta"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value!r}; it must be a positive number. Correct it.")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads is {self.num_attention_heads} and num_key_value_heads {self.num_key_value_heads}; "
                 "the first must be a multiple of the second. Correct one."
             )
-        if self.head_dim < 2 or self.head_dim % 2:
+        if self.head_dim % 2:
             raise ValueError(f"head_dim is {self.head_dim!r}; rotary positions need an even number. Use 64 or 128.")
         if self.markov_head_type not in get_args(MarkovHeadType):
             raise ValueError(
@@ -68,7 +78,7 @@ class DrafterConfig:
                 f"target_layer_ids is {list(layers)}; each must be from -1 (the embeddings) to "
                 f"{self.num_target_layers - 2} (the last layer but one), and there must be one. Correct them."
             )
-        if not 0 <= self.mask_token_id < self.vocab_size:
+        if self.mask_token_id >= self.vocab_size:
             raise ValueError(
                 f"mask_token_id is {self.mask_token_id}; it must be in [0, {self.vocab_size}). Use a token that no text holds."
             )
@@ -103,7 +113,7 @@ class DrafterConfig:
                 (each for each in (text.pad_token_id, text.eos_token_id) if isinstance(each, int)), 0
             ),
             "rms_norm_eps": float(getattr(text, "rms_norm_eps", 1e-6)),
-            "rope_theta": rope_theta(text.to_dict()),
+            "rope_theta": _base(text.to_dict()),  # of scaled positions too: the drafter has plain ones of its own
         }
         return cls(**(given | choices))
 
@@ -125,4 +135,9 @@ def rope_theta(config: dict[str, Any]) -> float:
         raise ValueError(
             f"rope_type is {kind!r}; a drafter has plain rotary positions. Use a checkpoint with 'default'."
         )
+    return _base(config)
+
+
+def _base(config: dict[str, Any]) -> float:
+    parameters = config.get("rope_parameters") or {}
     return float(parameters.get("rope_theta") or config.get("rope_theta") or 10_000.0)

@@ -81,6 +81,7 @@ def test_released_names(tiny: Tiny, tmp_path: Path) -> None:
     assert config["target_layer_ids"] == [-1, 0]
     assert not config["tie_word_embeddings"]
     assert config["layer_types"] == ["full_attention"] * 2
+    assert config["num_anchors"] == 512
 
 
 def spoil_config(directory: Path, **changes: Any) -> None:
@@ -103,6 +104,16 @@ def spoil_config(directory: Path, **changes: Any) -> None:
         ({"markov_head_type": "gated"}, "missing: markov_head.gate_proj.bias, markov_head.gate_proj.weight"),
         ({"markov_rank": 3}, r"markov_head.markov_w1.weight has shape \[23, 4\] where \[23, 3\] is needed"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+        ({"hidden_act": "gelu", "attention_bias": True}, "hidden_act is 'gelu'; attention_bias is True in "),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types is .*; a drafter has silu, no biases, full",
+        ),
+        ({"draft_vocab_size": 11}, "draft_vocab_size is 11 in .* the target's whole vocabulary"),
+        ({"target_layer_ids": 3}, "target_layer_ids of .* is 3; it is a list of integers"),
+        ({"mask_token_id": "mask"}, "mask_token_id is 'mask'; it must be an integer"),
+        ({"mask_token_id": 23}, r"mask_token_id is 23; it must be in \[0, 23\)"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps is 0; it must be a positive number"),
     ],
 )
 def test_a_wrong_configuration_is_named(tiny: Tiny, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -128,6 +139,14 @@ def test_broken_files(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has no config\.json"):
         load(tmp_path, target)
     save_network(build(target), tmp_path, target=target.config)
+    for wrong in ("{", "[]", "{}"):
+        (tmp_path / "model.safetensors.index.json").write_text(wrong)
+        with pytest.raises(ValueError, match="is no index of shards"):
+            load(tmp_path, target)
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"fc.weight": "lost.safetensors"}}')
+    with pytest.raises(ValueError, match=r"lost\.safetensors' cannot be read"):
+        load(tmp_path, target)
+    (tmp_path / "model.safetensors.index.json").unlink()
     (tmp_path / "model.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match="cannot be read"):
         load(tmp_path, target)
@@ -137,3 +156,41 @@ def test_broken_files(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not a JSON object"):
         load(tmp_path, target)
+
+
+def test_a_target_that_is_built_otherwise(tiny: Tiny, tmp_path: Path) -> None:
+    """The target's biases, activation and scaled positions are its own; the drafter's are written and read as they are."""
+    scaled = {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    target = tiny("llama", dtype=torch.float32, attention_bias=True, hidden_act="gelu", rope_parameters=scaled)
+    network = build(target)
+    assert network.config.rope_theta == 5e5
+    save_network(network, tmp_path, target=target.config, dtype=torch.float32)
+    assert load(tmp_path, target).config == network.config
+
+
+def test_a_checkpoint_over_an_older_one(tiny: Tiny, tmp_path: Path) -> None:
+    target = tiny("qwen3", dtype=torch.float32)
+    network = build(target)
+    save_network(network, tmp_path, target=target.config, dtype=torch.float32, shard_bytes=2000)
+    network.fc.weight.data += 1
+    save_network(network, tmp_path, target=target.config, dtype=torch.float32)
+    assert torch.equal(load(tmp_path, target).fc.weight, network.fc.weight)
+
+
+def test_reading_draws_nothing_and_leaves_the_copies_frozen(tiny: Tiny, tmp_path: Path) -> None:
+    target = tiny("qwen3", dtype=torch.float32)
+    network = build(target)
+    save_network(network, tmp_path, target=target.config)
+    state = torch.random.get_rng_state()
+    again = load(tmp_path, target, torch.bfloat16)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
+    frozen = {name for name, parameter in again.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"embed_tokens.weight", "lm_head.weight"}
