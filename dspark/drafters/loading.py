@@ -15,6 +15,7 @@ from dspark.drafters.eagle3 import Eagle3Drafter
 from dspark.networks.config import DrafterConfig
 from dspark.networks.dspark import DSparkNetwork
 from dspark.networks.eagle3 import Eagle3Network
+from dspark.networks.warm_start import warm_start
 
 Kind = Literal["dspark", "dflash", "eagle3"]
 
@@ -49,9 +50,10 @@ def drafter_of(
 
 
 def new_network(target: PreTrainedModel, *, kind: Kind, **choices: Any) -> DrafterNetwork:
-    """An untrained network on the target's device, in float32, with the target's embeddings; `choices` are fields of its config.
+    """An untrained network on the target's device, in float32; `choices` are fields of its configuration.
 
-    Weights come from torch's global generator.
+    It has the target's embeddings and begins as the target's last layers where they fit (`warm_start`); the rest comes from
+    torch's global generator. The sequential head begins at no bias, with embeddings of unit size so that it learns at once.
     """
     if kind != "dspark":
         choices |= {"markov_rank": 0, "enable_confidence_head": False}
@@ -67,6 +69,10 @@ def new_network(target: PreTrainedModel, *, kind: Kind, **choices: Any) -> Draft
     with torch.no_grad():
         network.embed_tokens.weight.copy_(embeddings.weight)
         network.lm_head.weight.copy_(head.weight)
+        if isinstance(network, DSparkNetwork) and network.markov_head is not None:
+            nn.init.normal_(network.markov_head.markov_w1.weight, std=config.markov_rank**-0.5)
+            nn.init.zeros_(network.markov_head.markov_w2.weight)
+    warm_start(network, target)
     return network.to(target.device)
 
 

@@ -1,0 +1,1 @@
+"""Training of drafters against a frozen target."""
