@@ -30,8 +30,8 @@ class Prompt:
 def read_documents(paths: Iterable[Path], tokenizer: Any) -> list[Document]:
     """Read UTF-8 files: `.jsonl` holds one object a line, any other file is one document.
 
-    An object has "prompt" (a prompt as it stands), "messages" (a chat, put through the tokenizer's chat template) or
-    "text" (a document), and may have "domain"; the default is the file's stem. Raises ValueError (value, rule, remedy) on anything else.
+    An object has "prompt" (a prompt as it stands), "messages" (a chat, for the chat template) or "text" (a document), and may
+    have "domain"; the default is the file's stem. Raises ValueError (value, rule, remedy) on anything else.
     """
     documents: list[Document] = []
     for path in paths:

@@ -1,0 +1,56 @@
+"""`dspark profile`: how fast the target is, by the number of tokens in its forward."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from transformers.utils import logging
+
+from dspark.causal_model import CausalModel
+from dspark.cli.options import add_target, device_named
+from dspark.loading import DTYPES, load_pair
+from dspark.scheduler.measurement import TOKEN_COUNTS, measure_speed
+from dspark.scheduler.profile import SpeedProfile
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register the command."""
+    command = commands.add_parser("profile", help="measure the speed profile that schedulers need")
+    command.set_defaults(run=run)
+    add_target(command)
+    command.add_argument("--token-counts", type=int, nargs="+", default=list(TOKEN_COUNTS), metavar="N")
+    command.add_argument("--tokens-per-row", type=int, default=8, help="larger counts are rows of so many tokens")
+    command.add_argument("--context-length", type=int, default=256, help="tokens that every row has read before")
+    command.add_argument("--repeats", type=int, default=30, help="interleaved repetitions of every count")
+    command.add_argument("--out", type=Path, default=Path("reports/local/speed-profile.json"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure on the device at hand and write the profile."""
+    logging.disable_progress_bar()
+    pair = load_pair(
+        target_dir=options.target,
+        draft_dir=None,
+        device=device_named(options.device),
+        dtype=DTYPES[options.dtype],
+    )
+    profile = measure_speed(
+        CausalModel.of(pair.target),
+        token_counts=options.token_counts,
+        tokens_per_row=options.tokens_per_row,
+        context_length=options.context_length,
+        num_repeats=options.repeats,
+    )
+    Console().print(_table(profile))
+    profile.save(options.out)
+    print(f"profile: {options.out}")
+    return 0
+
+
+def _table(profile: SpeedProfile) -> Table:
+    table = Table("tokens in the forward", "steps/s", "tokens/s", "middle half of the steps, ms")
+    quartiles = profile.conditions["seconds_quartiles"]
+    for count, speed, (low, high) in zip(profile.token_counts, profile.steps_per_second, quartiles, strict=True):
+        table.add_row(str(count), f"{speed:.1f}", f"{speed * count:.0f}", f"{1e3 * low:.2f} to {1e3 * high:.2f}")
+    return table

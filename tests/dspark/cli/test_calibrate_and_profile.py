@@ -1,0 +1,65 @@
+"""`dspark calibrate` and `dspark profile`, on tiny checkpoints with a tokenizer of words."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from dspark.calibration import Calibration
+from dspark.checkpoints import save_network
+from dspark.cli import main
+from dspark.drafters.loading import random_drafter
+from dspark.scheduler.profile import SpeedProfile
+from tests.dspark.conftest import VOCAB_SIZE
+
+Tiny = Callable[..., PreTrainedModel]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    words = {f"w{index}": index for index in range(VOCAB_SIZE)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    target = tiny("qwen3", initializer_range=0.2)
+    target.save_pretrained(folder / "target")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / "target")
+    network: Any = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,)).network
+    save_network(network, folder / "drafter", target=target.config, dtype=torch.float64)
+    (folder / "text.txt").write_text(" ".join(f"w{index * 7 % VOCAB_SIZE}" for index in range(200)))
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore:temperatures are")  # random weights know nothing
+def test_calibrate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    diagram = tmp_path / "diagram.svg"
+    arguments = ["calibrate", str(folder / "drafter"), "--target", str(folder / "target"), "--device", "cpu"]
+    arguments += ["--dtype", "float64", "--text", str(folder / "text.txt"), "--prompt-tokens", "8"]
+    arguments += ["--num-draft-tokens", "2", "--max-new-tokens", "50", "--diagram", str(diagram)]
+    assert main([*arguments, "--num-prompts", "2"]) == 2
+    assert "15 bins need at least 300" in capsys.readouterr().err
+    assert not (folder / "drafter" / "calibration.json").exists()
+    assert main(arguments) == 0
+    calibration = Calibration.load(folder / "drafter")
+    assert len(calibration.temperatures) == 2
+    assert diagram.read_text().lstrip().startswith("<?xml")
+    output = capsys.readouterr().out
+    assert f"{calibration.temperatures[0]:.2f}" in output
+    assert main(arguments) == 0  # from the raw confidences again, not from the calibrated ones
+    assert Calibration.load(folder / "drafter") == calibration
+
+
+def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "profile.json"
+    arguments = ["profile", "--target", str(folder / "target"), "--device", "cpu", "--out", str(out)]
+    arguments += ["--repeats", "3", "--context-length", "8", "--tokens-per-row", "2"]
+    assert main([*arguments, "--token-counts", "1", "3"]) == 2
+    assert "a token count is 3; it must be 1 to 2 or a multiple of 2" in capsys.readouterr().err
+    assert main([*arguments, "--token-counts", "1", "2", "8"]) == 0
+    profile = SpeedProfile.load(out)
+    assert profile.token_counts == (1, 2, 8)
+    assert profile.conditions["tokens_per_row"] == 2
