@@ -10,11 +10,9 @@ from rich.table import Table
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
+from dspark.cli.method import add_method, drafter_of, scheduler_of
 from dspark.cli.options import add_models, device_named
 from dspark.decoder import SpeculativeDecoder
-from dspark.drafters.model import ModelDrafter
-from dspark.drafters.ngram import NgramDrafter
-from dspark.drafters.protocol import Drafter
 from dspark.loading import DTYPES, load_pair
 from dspark.record import AcceptanceRecord
 from dspark.request import Request, SamplingParams
@@ -26,9 +24,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.set_defaults(run=run)
     command.add_argument("prompt", nargs="?", metavar="PROMPT")
     command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
-    models = add_models(command)
-    models.add_argument("--drafter", choices=("model", "ngram"), default="model")
-    models.add_argument("--greedy-drafts", action="store_true", help="draft the most probable token, never sample it")
+    add_models(command)
+    add_method(command)
     length = command.add_argument_group("length")
     length.add_argument("--max-new-tokens", type=int, default=128)
     length.add_argument("--min-new-tokens", type=int, default=0)
@@ -76,8 +73,7 @@ def run(options: argparse.Namespace) -> int:
         stop_token_ids=tuple(stop),
         seed=options.seed,
     )
-    drafter: Drafter = NgramDrafter() if pair.draft is None else ModelDrafter(pair.draft, greedy=options.greedy_drafts)
-    decoder = SpeculativeDecoder(pair.target, drafter)
+    decoder = SpeculativeDecoder(pair.target, drafter_of(options, pair), scheduler=scheduler_of(options))
     if options.stream:
         _stream(decoder, request, tokenizer)
         return 0

@@ -1,0 +1,53 @@
+"""Options that choose a drafter and a schedule."""
+
+import argparse
+from pathlib import Path
+
+from dspark.drafters.loading import load_drafter
+from dspark.drafters.model import ModelDrafter
+from dspark.drafters.ngram import NgramDrafter
+from dspark.drafters.protocol import Drafter
+from dspark.loading import LoadedPair, default_drafter_dir
+from dspark.scheduler.algorithm import PrefixScheduler
+from dspark.scheduler.lagged import LaggedScheduler
+from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.protocol import Scheduler
+from dspark.scheduler.threshold import StaticThreshold
+
+TRAINED = ("dspark", "dflash", "eagle3")
+
+
+def add_method(command: argparse.ArgumentParser) -> None:
+    """--drafter, --drafter-dir, --greedy-drafts, --scheduler, --profile and --threshold."""
+    method = command.add_argument_group("method")
+    method.add_argument("--drafter", choices=("model", "ngram", *TRAINED), default="model")
+    method.add_argument(
+        "--drafter-dir", type=Path, metavar="DIR", help="default: the one shipped for the fixture target"
+    )
+    method.add_argument("--greedy-drafts", action="store_true", help="draft the most probable token, never sample it")
+    method.add_argument("--scheduler", choices=("none", "prefix", "lagged", "threshold"), default="none")
+    method.add_argument("--profile", type=Path, metavar="FILE", help="for prefix and lagged; made by `dspark profile`")
+    method.add_argument("--threshold", type=float, default=0.5)
+
+
+def drafter_of(options: argparse.Namespace, pair: LoadedPair) -> Drafter:
+    """The drafter asked for; ValueError where a checkpoint does not fit the target."""
+    if options.drafter in TRAINED:
+        directory = options.drafter_dir or default_drafter_dir(options.drafter)
+        target = pair.target
+        return load_drafter(
+            directory, target=target, device=target.device, dtype=target.dtype, greedy=options.greedy_drafts
+        )
+    return NgramDrafter() if pair.draft is None else ModelDrafter(pair.draft, greedy=options.greedy_drafts)
+
+
+def scheduler_of(options: argparse.Namespace) -> Scheduler | None:
+    """The schedule asked for; ValueError where it needs a profile and none is given."""
+    if options.scheduler == "none":
+        return None
+    if options.scheduler == "threshold":
+        return StaticThreshold(options.threshold)
+    if options.profile is None:
+        raise ValueError(f"--scheduler {options.scheduler} needs --profile FILE. Make one with `dspark profile`.")
+    profile = SpeedProfile.load(options.profile)
+    return PrefixScheduler(profile) if options.scheduler == "prefix" else LaggedScheduler(profile)
