@@ -122,6 +122,13 @@ def test_earlier_positions_are_in_place_when_later_ones_are_fitted() -> None:
     """One distorted position: with it corrected the next ones need nothing; by themselves they would compensate for it."""
     rounds = rounds_with((0.4, 1.0, 1.0), num_rounds=60_000)
     assert np.log(fit_calibration(rounds).temperatures) == pytest.approx(np.log([2.5, 1, 1]), abs=FIVE_STEPS)
+    first, second, _ = rounds.confidences.T
+    happened = rounds.accepted > 1
+
+    def error(temperature: float) -> float:
+        return calibration_error(Predictions(first * expit(logit(second) / temperature), happened))
+
+    assert abs(np.log(min(TEMPERATURES, key=error))) > 2 * FIVE_STEPS
 
 
 def test_what_is_calibrated_stays() -> None:
@@ -145,7 +152,10 @@ def test_too_few_rounds_and_confidences_that_know_nothing() -> None:
         fit_calibration(short)
     rounds = rounds_with((1.0,), num_rounds=400)
     unknowing = RecordedRounds(
-        confidences=rounds.confidences, accepted=rounds.accepted * 0, lengths=rounds.lengths, request_ids=rounds.request_ids
+        confidences=rounds.confidences,
+        accepted=rounds.accepted * 0,
+        lengths=rounds.lengths,
+        request_ids=rounds.request_ids,
     )
     with pytest.warns(UserWarning, match="confidences that need as much know little"):
         fit_calibration(unknowing)

@@ -15,7 +15,9 @@ Tiny = Callable[..., PreTrainedModel]
 
 def requests(num: int) -> list[Request]:
     return [
-        Request(prompt_token_ids=(index % VOCAB_SIZE, 3), max_new_tokens=4 + 5 * (index % 3), num_draft_tokens=3, seed=index)
+        Request(
+            prompt_token_ids=(index % VOCAB_SIZE, 3), max_new_tokens=4 + 5 * (index % 3), num_draft_tokens=3, seed=index
+        )
         for index in range(num)
     ]
 

@@ -25,7 +25,9 @@ def rounds_of(accepted: list[int], *, num_drafts: int = 4, num_requests: int = 5
     return RecordedRounds(confidences=confidences, accepted=count, lengths=lengths, request_ids=ids)
 
 
-def run(scheduler: object, load: float, rounds: RecordedRounds, profile: SpeedProfile = FREE, **service: float) -> Outcome:
+def run(
+    scheduler: object, load: float, rounds: RecordedRounds, profile: SpeedProfile = FREE, **service: float
+) -> Outcome:
     settings = {"num_requests": 60, "num_tokens": 40, **service}
     return simulate("policy", scheduler, load, rounds=rounds, profile=profile, service=Service(**settings), seed=1)  # type: ignore[arg-type]
 
@@ -38,7 +40,9 @@ def test_alone_a_user_sees_tokens_per_round_times_speed() -> None:
     assert drafted.tokens_per_second_per_user == pytest.approx(5 * SPEED)
     assert drafted.draft_acceptance_rate == 1
     half = run(FixedLength(4), 1e-6, rounds_of([2]), draft_seconds=1 / SPEED)
-    assert half.tokens_per_second_per_user == pytest.approx(40 / 14 * SPEED / 2)  # 13 rounds of 3 and one of 1; drafting doubles them
+    assert half.tokens_per_second_per_user == pytest.approx(
+        40 / 14 * SPEED / 2
+    )  # 13 rounds of 3 and one of 1; drafting doubles them
 
 
 def test_a_full_service_gives_all_rows_times_speed() -> None:
@@ -59,7 +63,8 @@ def test_one_seed_gives_one_result_and_all_policies_meet_the_same_requests() -> 
     rounds = rounds_of([0, 1, 2, 3, 4])
     policies = {"fixed": FixedLength(2), "again": FixedLength(2), "threshold": StaticThreshold(0.5)}
     first, second = (
-        sweep(policies, [0.5, 2.0], rounds=rounds, profile=FREE, service=Service(num_requests=30), seed=7) for _ in range(2)
+        sweep(policies, [0.5, 2.0], rounds=rounds, profile=FREE, service=Service(num_requests=30), seed=7)
+        for _ in range(2)
     )
     assert first == second
     assert [(each.policy, each.load) for each in first[:3]] == [(name, 0.5) for name in policies]
@@ -92,7 +97,9 @@ def test_requests_keep_their_own_source() -> None:
     )
     outcome = run(FixedLength(4), 1e-6, both, num_requests=400)
     assert outcome.tokens_per_second_per_user == pytest.approx(3 * SPEED, rel=0.14)  # 4 standard errors of a fair coin
-    assert outcome.tokens_per_second_per_user != pytest.approx(SPEED * 40 / 24, rel=0.2)  # what a mix in each would give
+    assert outcome.tokens_per_second_per_user != pytest.approx(
+        SPEED * 40 / 24, rel=0.2
+    )  # what a mix in each would give
 
 
 def test_errors_and_figure() -> None:

@@ -123,7 +123,7 @@ def test_the_installed_package_can_be_run_from_anywhere(
 
 
 def test_decoder_names_come_from_the_checkout_without_installation() -> None:
-    assert known_decoders()["dspark"] == "dspark.conformance:make_decoder"
+    assert known_decoders()["dspark"] == "dspark.conformance:make_dspark_decoder"
 
 
 @pytest.mark.parametrize("number", [1, 3, 7, 49, 1000])
