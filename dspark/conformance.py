@@ -103,7 +103,7 @@ def make_lagged_decoder(models: Models) -> ConformingDecoder:
 
 def make_threshold_decoder(models: Models) -> ConformingDecoder:
     """The DSpark drafter with a static threshold on its confidence."""
-    return _scheduled(models, StaticThreshold(0.5))
+    return _scheduled(models, StaticThreshold(0.5), by_load=False)
 
 
 def make_dflash_decoder(models: Models) -> ConformingDecoder:
@@ -124,6 +124,8 @@ def drafter_for(models: Models, kind: Kind) -> Drafter:
     return random_drafter(target, kind=kind, dtype=models.dtype)
 
 
-def _scheduled(models: Models, scheduler: Scheduler) -> ConformingDecoder:
+def _scheduled(models: Models, scheduler: Scheduler, *, by_load: bool = True) -> ConformingDecoder:
+    """With `by_load` the lengths of a row depend on its batch mates, and with them the tokens that its seed gives."""
     decoder = SpeculativeDecoder(models.target, drafter_for(models, "dspark"), scheduler=scheduler)
-    return ConformingDecoder(models, decoder, (*CLAIMED, "scheduled"))
+    claims = [claim for claim in CLAIMED if not (by_load and claim == "seeds_per_request")]
+    return ConformingDecoder(models, decoder, [*claims, "scheduled"])

@@ -22,8 +22,9 @@ class SpeculativeDecoder:
     """Decodes with a target and a drafter; the output follows the target's law exactly, whatever the drafter.
 
     One `seed` gives one output, alone or in any batch (up to the arithmetic of the models: batched matrix products
-    round differently). Without a drafter, or with `num_draft_tokens=0`, the same loop decodes plainly. A `scheduler` decides how
-    many of the drafts are verified; `verify` is another lossless rule in place of `verify_block`.
+    round differently). Without a drafter, or with `num_draft_tokens=0`, the same loop decodes plainly. A `scheduler` decides
+    how many of the drafts are verified; one that weighs the rows of a batch against each other makes a seed's output depend
+    on the batch (its law does not). `verify` is another lossless rule in place of `verify_block`.
     """
 
     def __init__(
