@@ -33,12 +33,13 @@ def round_uniforms(
     sources: Sequence[torch.Generator], num_draft_tokens: Sequence[int], *, width: int, device: torch.device
 ) -> RoundUniforms:
     """Draw 2 n + 1 numbers from each row's source, n its own `num_draft_tokens`, whatever `width` the batch needs."""
+    most = max(num_draft_tokens)
     rows = []
     for source, own in zip(sources, num_draft_tokens, strict=True):
         numbers = torch.rand(2 * own + 1, generator=source, dtype=torch.float64)
-        if own != width:
-            padding = numbers[:1].expand(max(0, width - own))
-            numbers = torch.cat([numbers[: 1 + own][: 1 + width], padding, numbers[1 + own :][:width], padding])
+        if own < most:
+            padding = numbers[:1].expand(most - own)
+            numbers = torch.cat([numbers[: 1 + own], padding, numbers[1 + own :], padding])
         rows.append(numbers)
-    table = torch.stack(rows).to(device)  # [B, 1 + 2 K]
-    return RoundUniforms(draft=table[:, 1 : 1 + width], accept=table[:, 1 + width :], final=table[:, 0])
+    table = torch.stack(rows).to(device)  # [B, 1 + 2 n], n of the row that has most
+    return RoundUniforms(draft=table[:, 1 : 1 + width], accept=table[:, 1 + most : 1 + most + width], final=table[:, 0])

@@ -18,7 +18,9 @@ class Acceptance:
     """Estimates by position, `[K]`.
 
     `survival[k]` is the probability that drafts 0 to k are all accepted; `conditional[k]` that draft k is, given that those
-    before it are. `length` is the mean number of tokens a round emits, final token included: 1 + the sum of `survival`.
+    before it are. `length` is the mean number of tokens that a round emits, final token included: 1 + the sum of `survival`.
+    All are of rounds that begin anywhere in the text. A decoder's own rounds begin where the round before failed, and leap over
+    what is easy, so they are shorter: by 3% on code and by 27% on tables for the fixture drafter.
     """
 
     survival: tuple[float, ...]
