@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel
 
+from dspark.block_verification import verify_jointly
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.loading import Kind, load_drafter, random_drafter
 from dspark.drafters.model import ModelDrafter
@@ -14,6 +15,7 @@ from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter
 from dspark.loading import default_drafter_dir, default_target_dir
 from dspark.request import DecodingRequest, Generation
+from dspark.sample_matching import verify_by_matching
 from dspark.scheduler.algorithm import PrefixScheduler
 from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
@@ -84,6 +86,18 @@ def make_decoder(models: Models) -> ConformingDecoder:
     """The classic two-model decoder with sampled drafts."""
     decoder = SpeculativeDecoder(models.target, ModelDrafter(models.draft))
     return ConformingDecoder(models, decoder, CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
+
+
+def make_block_decoder(models: Models) -> ConformingDecoder:
+    """The two-model scheme with block verification, which accepts more than the standard rule."""
+    decoder = SpeculativeDecoder(models.target, ModelDrafter(models.draft), verify=verify_jointly)
+    return ConformingDecoder(models, decoder, (*CLAIMED, "draft_model", "draft_vocab_mismatch"))
+
+
+def make_matching_decoder(models: Models) -> ConformingDecoder:
+    """The two-model scheme with sample matching, which accepts less."""
+    decoder = SpeculativeDecoder(models.target, ModelDrafter(models.draft), verify=verify_by_matching)
+    return ConformingDecoder(models, decoder, (*CLAIMED, "draft_model", "draft_vocab_mismatch"))
 
 
 def make_ngram_decoder(models: Models) -> ConformingDecoder:

@@ -160,11 +160,6 @@ def test_exact_law_over_several_rounds(name: str) -> None:
     assert distance_from_target(varied_target(), FedDrafter((0.6, 0.4)), CAUSAL[name](profile), [4]) < 1e-12
 
 
-def test_looking_ahead_shows_over_several_rounds() -> None:
-    scheduler = RetrospectiveScheduler(profile_of(1.0, 0.5, 0.45, 0.43))
-    assert distance_from_target(varied_target(), FedDrafter((0.6, 0.4)), scheduler, [4]) > 0.01
-
-
 class WithPast:
     """A scheduler whose every batch begins after some rounds."""
 

@@ -8,6 +8,7 @@ from dspark.scheduler.algorithm import PrefixScheduler
 from dspark.scheduler.fixed import FixedLength
 from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.protocol import Scheduler
 from dspark.scheduler.simulation import Outcome, Service, load_figure, simulate, sweep
 from dspark.scheduler.threshold import StaticThreshold
 
@@ -40,9 +41,8 @@ def test_alone_a_user_sees_tokens_per_round_times_speed() -> None:
     assert drafted.tokens_per_second_per_user == pytest.approx(5 * SPEED)
     assert drafted.draft_acceptance_rate == 1
     half = run(FixedLength(4), 1e-6, rounds_of([2]), draft_seconds=1 / SPEED)
-    assert half.tokens_per_second_per_user == pytest.approx(
-        40 / 14 * SPEED / 2
-    )  # 13 rounds of 3 and one of 1; drafting doubles them
+    # 13 rounds of 3 tokens and one of 1; drafting takes as long as the target.
+    assert half.tokens_per_second_per_user == pytest.approx(40 / 14 * SPEED / 2)
 
 
 def test_a_full_service_gives_all_rows_times_speed() -> None:
@@ -61,7 +61,11 @@ def test_arrivals_come_at_the_load() -> None:
 
 def test_one_seed_gives_one_result_and_all_policies_meet_the_same_requests() -> None:
     rounds = rounds_of([0, 1, 2, 3, 4])
-    policies = {"fixed": FixedLength(2), "again": FixedLength(2), "threshold": StaticThreshold(0.5)}
+    policies: dict[str, Scheduler] = {
+        "fixed": FixedLength(2),
+        "again": FixedLength(2),
+        "threshold": StaticThreshold(0.5),
+    }
     first, second = (
         sweep(policies, [0.5, 2.0], rounds=rounds, profile=FREE, service=Service(num_requests=30), seed=7)
         for _ in range(2)
