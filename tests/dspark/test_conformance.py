@@ -18,6 +18,8 @@ from verify.protocol import Capabilities, ModelPair, Request, SamplingParams, St
 MAKERS = [value for name, value in vars(conformance).items() if name.startswith("make_")]
 SCHEDULED = {conformance.make_dspark_decoder, conformance.make_lagged_decoder, conformance.make_threshold_decoder}
 
+WITH_A_DRAFT_MODEL = {make_decoder, conformance.make_block_decoder, conformance.make_matching_decoder}
+
 
 def pair(tiny: Callable[..., PreTrainedModel], dtype: torch.dtype, folder: Path) -> ModelPair:
     return ModelPair(
@@ -38,7 +40,8 @@ def test_protocol(tiny: Callable[..., PreTrainedModel], tmp_path: Path, make: Ca
     assert isinstance(decoder, StreamingDecoder)
     claims = Capabilities.of(decoder.capabilities)
     assert claims.arithmetic == ("float64" if dtype == torch.float64 else "float32")
-    assert claims.draft_model == claims.standard_acceptance == (make is make_decoder)
+    assert claims.draft_model == (make in WITH_A_DRAFT_MODEL)
+    assert claims.standard_acceptance == (make is make_decoder)
     assert claims.scheduled == (make in SCHEDULED)
     requests = [
         Request(prompt_token_ids=(1, 2, 1), max_new_tokens=9, seed=1, logprobs=True),
