@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: verify test check bench clean
+.PHONY: verify test check bench mutants clean
 
 verify: $(VENV)/installed ## judge the embedded decoder; ARGS="--decoder transformers --profile smoke" for others
 	$(BIN)/python -m pytest verify/ $(ARGS)
@@ -20,6 +20,9 @@ check: $(VENV)/installed ## what CI checks besides the tests
 
 bench: $(VENV)/installed ## acceptance and speed of the fixture pair against plain decoding and transformers
 	$(BIN)/python -m dspark bench $(ARGS)
+
+mutants: $(VENV)/installed ## judge the judge: every planted bug and every control; hours; goes on where it was
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants.run $(ARGS)
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,6 @@
 """What a model has read so far, per row: a batch whose rows grow and shrink by counts of their own."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -32,7 +33,7 @@ class Context(Protocol):
 
 def open_context(model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> Context:
     """An empty context of the kind that the model supports; every forward taps the outputs of `layers`."""
-    if model.batches_ragged or (model.cache_keyword and not model.has_window and num_rows == 1):
+    if model.batches_ragged or (model.crops and not model.has_window and num_rows == 1):
         return BatchContext(model, num_rows, layers=layers)
     return RowwiseContext(model, num_rows, layers=layers)
 
@@ -131,8 +132,8 @@ class RowwiseContext:
     """Each row by itself: for models that cannot share a forward between rows of unequal length."""
 
     def __init__(self, model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> None:
-        kind = CachedRow if model.cache_keyword else RecomputedRow
-        self.rows: list[CachedRow | RecomputedRow] = [kind(model, layers) for _ in range(num_rows)]
+        kind = CachedRow if model.crops else SnapshotRow if model.cache_keyword else RecomputedRow
+        self.rows: list[CachedRow | SnapshotRow | RecomputedRow] = [kind(model, layers) for _ in range(num_rows)]
         self.lengths = [0] * num_rows
 
     def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
@@ -186,6 +187,38 @@ class CachedRow:
         if self.uncommitted.shape[1]:
             self.cache.crop(-num_removed)  # 0 too: it trims window layers to the window
             self.uncommitted = self.uncommitted[:, :0]
+
+
+class SnapshotRow:
+    """One row in a cache that can not be cropped: a recurrent state has the rejected drafts mixed into it.
+
+    A copy is kept from before the tokens that are not final yet. Where some of them are forgotten, the copy takes over and
+    the others are read again.
+    """
+
+    def __init__(self, model: CausalModel, layers: tuple[int, ...]) -> None:
+        self.model = model
+        self.layers = layers
+        self.cache = model.new_cache()
+        self.snapshot: DynamicCache | None = None
+        self.uncommitted = torch.zeros(1, 0, dtype=torch.long, device=model.device)
+
+    def extend(self, token_ids: Tensor) -> Reading:
+        """Read the new tokens, `[1, T]`."""
+        if self.snapshot is None:
+            self.snapshot = copy.deepcopy(self.cache)
+        self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
+        return self.model.read(token_ids, self.cache, layers=self.layers)
+
+    def commit(self, num_removed: int) -> None:
+        """Forget the last tokens and make the others final."""
+        if num_removed and self.snapshot is not None:
+            self.cache = self.snapshot
+            kept = self.uncommitted[:, : self.uncommitted.shape[1] - num_removed]
+            if kept.shape[1]:
+                self.model.read(kept, self.cache)
+        self.snapshot = None
+        self.uncommitted = self.uncommitted[:, :0]
 
 
 class RecomputedRow:

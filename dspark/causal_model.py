@@ -27,14 +27,16 @@ class CausalModel:
     """A causal LM with the facts about its forward that decide how it is cached.
 
     `cache_keyword` is the name of its cache argument ("cache", or "past_key_values" in older transformers); "" where
-    it has none that can be rolled back. `batches_ragged`: rows of unequal length can share one forward, which takes
-    explicit positions, a mask, and attention over the whole cache. `max_positions`: its context limit, or None.
+    it has none that a later forward can continue. `crops`: that cache can forget its last tokens; a recurrent state can
+    not, only a copy made earlier can be restored. `batches_ragged`: rows of unequal length can share one forward, which
+    takes explicit positions, a mask, and attention over the whole cache. `max_positions`: its context limit, or None.
     """
 
     model: PreTrainedModel
     vocab_size: int
     max_positions: int | None
     cache_keyword: str
+    crops: bool
     batches_ragged: bool
     has_window: bool
     keeps_logits: bool
@@ -45,13 +47,14 @@ class CausalModel:
         """Inspect a model; warns where it must be recomputed without a cache."""
         accepted = inspect.signature(model.forward).parameters
         config = model.config.get_text_config()
-        keyword = next((name for name in ("cache", "past_key_values") if name in accepted), "")
+        keyword = next((name for name in ("cache", "past_key_values", "cache_params") if name in accepted), "")
         layers: list[Any] = list(DynamicCache(config=model.config).layers) if keyword else []
         has_window = any(getattr(layer, "is_sliding", False) for layer in layers)
-        if not keyword or not all(layer.is_croppable for layer in layers):
+        crops = bool(keyword) and all(layer.is_croppable for layer in layers)
+        if not crops and not (keyword and _continues(model, keyword)):
             warnings.warn(
-                f"{type(model).__name__} has no key-value cache that can be rolled back; its whole text is recomputed "
-                "at every step. Results are the same, only slower.",
+                f"{type(model).__name__} has no cache that a forward of several tokens continues; its whole text is "
+                "recomputed at every step. Results are the same, only slower.",
                 stacklevel=2,
             )
             keyword = ""
@@ -60,7 +63,8 @@ class CausalModel:
             vocab_size=int(config.vocab_size),
             max_positions=getattr(config, "max_position_embeddings", None),
             cache_keyword=keyword,
-            batches_ragged=bool(keyword)
+            crops=crops,
+            batches_ragged=crops
             and {"position_ids", "attention_mask"} <= set(accepted)
             and all(type(layer) is DynamicLayer for layer in layers),
             has_window=has_window,
@@ -76,7 +80,7 @@ class CausalModel:
     def new_cache(self) -> DynamicCache:
         """An empty cache of the right layer types."""
         cache = DynamicCache(config=self.model.config)
-        if self.has_window:
+        if self.has_window and self.crops:
             cache.activate_past_recording()
         return cache
 
@@ -105,3 +109,22 @@ class CausalModel:
                 f"the drafter reads hidden states of layers {list(layers)}; this target has layers -1 (embeddings) to "
                 f"{num_layers - 2}, the last excluded. Use the target that the drafter was trained on."
             )
+
+
+@torch.inference_mode()
+def _continues(model: PreTrainedModel, keyword: str) -> bool:
+    """Whether two forwards through one cache read the same as one forward without: many recurrent models start anew.
+
+    Equal means within the root of the precision (float32 at best: many states are kept in it), relative to the largest
+    logit; to start anew is a difference of the order of the logits themselves.
+    """
+    token_ids = torch.arange(6, device=model.device)[None] % int(model.config.get_text_config().vocab_size)  # [1, 6]
+    cache = DynamicCache(config=model.config)
+    try:
+        whole = model(input_ids=token_ids, use_cache=False).logits[:, 3:]
+        model(input_ids=token_ids[:, :3], use_cache=True, **{keyword: cache})
+        continued = model(input_ids=token_ids[:, 3:], use_cache=True, **{keyword: cache}).logits
+    except Exception:  # whatever keeps a model from continuing such a cache, recomputation serves it
+        return False
+    precision = max(torch.finfo(whole.dtype).eps, torch.finfo(torch.float32).eps)
+    return bool((continued - whole).abs().max() <= precision**0.5 * whole.abs().max())

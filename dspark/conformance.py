@@ -44,6 +44,7 @@ CLAIMED = (
     "roles",
     "record",
     "streaming",
+    "recurrent_targets",
 )
 CLAIMED_WITH_A_DRAFT_MODEL = ("draft_model", "draft_vocab_mismatch", "standard_acceptance")
 # A forward with n tokens costs 1 + n / 8 of one without drafts: about what a small batch costs on a GPU; on tiny models it makes

@@ -32,6 +32,7 @@ def case(
     relation: Relation = Relation.CLOSE,
     seed: int = 1,
     zeros: float = 0.0,
+    recurrent: bool = False,
     prompts: Sequence[Sequence[int]] = ((1, 2),),
     max_new_tokens: int = 3,
     num_draft_tokens: int = 2,
@@ -40,7 +41,7 @@ def case(
     **sampling: Any,
 ) -> Case:
     """One case in one line."""
-    spec = TableSpec(vocab_size=vocab_size, relation=relation, seed=seed, zeros=zeros)
+    spec = TableSpec(vocab_size=vocab_size, relation=relation, seed=seed, zeros=zeros, recurrent=recurrent)
     requests = tuple(
         Request(
             prompt_token_ids=tuple(token_id % vocab_size for token_id in prompt),
@@ -110,6 +111,8 @@ EXACT_BATCHES = (
         seed=27,
     ),
 )
+
+EXACT_RECURRENT = (case("recurrent state", vocab_size=2, max_new_tokens=4, recurrent=True, seed=28),)
 
 # The confidence in a later draft depends on the draft before it, and for usual costs of a forward the decision hangs on it
 # here (as it does in one context of sixteen): a schedule that looks ahead shifts the law.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from verify.doors import Door, opens
 from verify.options import OWN_SUITE, Profile, includes
 
 
@@ -13,6 +14,7 @@ class Entry:
     """One check function of the suite; parametrised, it becomes several checks whose ids start with `id`."""
 
     id: str
+    chapter: int
     property: str
     required: bool
     minimum_profile: Profile
@@ -22,10 +24,10 @@ class Entry:
         return check_id == self.id or check_id.startswith(f"{self.id}[")
 
 
-def read_manifest(suite: Path, *, profile: Profile) -> tuple[Entry, ...]:
-    """The check functions below `suite` that a run at `profile` must execute."""
+def read_manifest(suite: Path, *, profile: Profile, door: Door = "decoder") -> tuple[Entry, ...]:
+    """The check functions below `suite` that a run at `profile` through `door` must execute."""
     entries = (entry for path in sorted(suite.rglob("test_*.py")) for entry in _entries(path, suite))
-    return tuple(entry for entry in entries if includes(profile, entry.minimum_profile))
+    return tuple(entry for entry in entries if includes(profile, entry.minimum_profile) and opens(door, entry.chapter))
 
 
 def check_id(path: Path, names: str, *, suite: Path) -> str:
@@ -54,6 +56,7 @@ def _functions(node: ast.Module | ast.ClassDef, path: Path, suite: Path, *, pref
                 said = {word.arg: word.value for word in decorator.keywords if word.arg}
                 yield Entry(
                     id=check_id(path, f"{prefix}{child.name}", suite=suite),
+                    chapter=_number(_literal(said.get("chapter"), 0)),
                     property=str(_literal(said.get("property"), child.name)),
                     required=bool(_literal(said.get("required"), True)),
                     minimum_profile=_profile(_literal(said.get("minimum_profile"), "smoke")),
@@ -68,6 +71,10 @@ def _name(node: ast.expr) -> str:
 
 def _literal(node: ast.expr | None, default: object) -> object:
     return node.value if isinstance(node, ast.Constant) else default
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _profile(value: object) -> Profile:

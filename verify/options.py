@@ -3,13 +3,15 @@
 import math
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import pytest
+
+from verify.doors import DOORS, Door
 
 Profile: TypeAlias = Literal["smoke", "default", "exhaustive"]
 PROFILES: tuple[Profile, ...] = get_args(Profile)
@@ -25,12 +27,14 @@ OWN_SUITE = Path(__file__).parent / "suite"
 class Options:
     """What a run judges and how; paths are absolute.
 
+    `door` is the way in and `decoder` what came through it: a decoder, a rejection step, or a file of generations.
     `target` and `draft` are checkpoint directories, None for the suite's own models. `false_alarm` is the probability
     that a lossless decoder fails the whole run. `device` and `dtype` are those of the real model pair; synthetic tables
     choose their own. `suite` is the directory whose checks a full run must execute.
     """
 
     decoder: str = DEFAULT_DECODER
+    door: Door = "decoder"
     target: Path | None = None
     draft: Path | None = None
     device: str = "cpu"
@@ -59,6 +63,8 @@ def add_options(parser: pytest.Parser) -> None:
         group.addoption(f"--{name}", dest=f"verify_{name.replace('-', '_')}", default=None, help=text, **kwargs)
 
     option("decoder", "entry point in group verify.decoders, or module:attribute (default: dspark)", metavar="NAME")
+    option("verifier", "judge a rejection step alone instead of a decoder: module:function", metavar="NAME")
+    option("generations", "judge logged generations instead: .jsonl, .jsonl.gz or .jsonl.zst", metavar="FILE")
     option("target", "checkpoint directory of the target model", metavar="DIR")
     option("draft", "checkpoint directory of the draft model", metavar="DIR")
     option("device", f"device of the real model pair: {', '.join(DEVICES)} (default: cpu)")
@@ -74,7 +80,9 @@ def add_options(parser: pytest.Parser) -> None:
         "let a run of selected checks exit by what ran; without it a partial run exits 11",
         action="store_true",
     )
-    parser.addini("verify_decoder", "decoder under test where --decoder and VERIFY_DECODER are absent", default="")
+    for door in DOORS:
+        text = f"{door} under test where the command line and the environment name nothing to judge"
+        parser.addini(f"verify_{door}", text, default="")
     parser.addini("verify_suite", "directory of checks that a full run must execute", default="")
 
 
@@ -85,23 +93,28 @@ def read_options(config: pytest.Config) -> Options:
         return getattr(config.option, f"verify_{name}", None)
 
     base = config.invocation_params.dir
-    decoder = given("decoder") or os.environ.get("VERIFY_DECODER") or config.getini("verify_decoder")
+    door, under_test = _under_test(config)
     suite = str(config.getini("verify_suite"))
     options = Options(
-        decoder=str(decoder or DEFAULT_DECODER),
+        decoder=under_test,
+        door=door,
         target=_directory("--target", given("target"), base),
         draft=_directory("--draft", given("draft"), base),
         device=choose("--device", given("device") or "cpu", DEVICES),
         dtype=choose("--dtype", given("dtype") or "float32", DTYPES),
         profile=cast(Profile, choose("--profile", given("profile") or "default", PROFILES)),
         report_dir=base / (given("report_dir") or DEFAULT_REPORT_DIR),
-        xfails=_file("--xfails", given("xfails"), base),
+        xfails=_file("--xfails", given("xfails"), base, hint="give a TOML file with [[xfail]] tables"),
         require_device=given("require_device") and choose("--require-device", given("require_device"), DEVICES),
         false_alarm=_false_alarm(given("false_alarm")),
         seed=_seed(given("seed")),
         allow_partial=bool(given("allow_partial")),
         suite=(config.rootpath / suite).resolve() if suite else OWN_SUITE,
     )
+    if door == "generations":
+        _file("--generations", under_test, base, hint="give a log with one generation a line")
+        if options.target is None:
+            raise pytest.UsageError("--generations without --target: a log is judged by its target; give --target DIR")
     if options.draft and not options.target:
         raise pytest.UsageError("--draft without --target: a draft is judged with its target; give --target DIR too")
     for name, device in (("--device", options.device), ("--require-device", options.require_device)):
@@ -127,7 +140,7 @@ def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> st
 
 def command_arguments(options: Options, *, base: Path) -> list[str]:
     """The options as arguments, without defaults and without `--xfails`: a waived check is rerun to see it fail."""
-    arguments = ["--decoder", options.decoder]
+    arguments = [f"--{options.door}", options.decoder]
     for name, path in (("--target", options.target), ("--draft", options.draft)):
         if path is not None:
             arguments += [name, relative(path, base)]
@@ -148,6 +161,23 @@ def relative(path: Path, base: Path) -> str:
     return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
 
 
+def _under_test(config: pytest.Config) -> tuple[Door, str]:
+    """The one thing to judge: from the command line, else from the environment, else from the ini file."""
+    sources: tuple[Callable[[Door], object], ...] = (
+        lambda door: getattr(config.option, f"verify_{door}", None),
+        lambda door: os.environ.get(f"VERIFY_{door.upper()}"),
+        lambda door: config.getini(f"verify_{door}"),
+    )
+    for source in sources:
+        named = {door: str(value) for door in DOORS if (value := source(door))}
+        if len(named) > 1:
+            both = " and ".join(f"--{door} {value}" for door, value in named.items())
+            raise pytest.UsageError(f"{both}: a run judges one thing; give one of them")
+        for door, value in named.items():
+            return door, value
+    return "decoder", DEFAULT_DECODER
+
+
 def _directory(name: str, value: str | None, base: Path) -> Path | None:
     if value is None:
         return None
@@ -156,11 +186,11 @@ def _directory(name: str, value: str | None, base: Path) -> Path | None:
     return (base / value).resolve()
 
 
-def _file(name: str, value: str | None, base: Path) -> Path | None:
+def _file(name: str, value: str | None, base: Path, *, hint: str) -> Path | None:
     if value is None:
         return None
     if not (base / value).is_file():
-        raise pytest.UsageError(f"{name} {value!r} is not a file; give a TOML file with [[xfail]] tables")
+        raise pytest.UsageError(f"{name} {value!r} is not a file; {hint}")
     return (base / value).resolve()
 
 

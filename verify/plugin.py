@@ -87,17 +87,17 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """See all checks before and after anyone else selects among them; leave out those of a higher profile."""
+    """See all checks before and after anyone else selects among them; leave out those of other profiles and doors."""
     seen = list(items)
     yield
     checks = [(item, check) for item in dict.fromkeys([*seen, *items]) if (check := check_of(item))]
     if not checks and not config.stash.get(ACTIVE, False):
         return
     run = _start(config)
-    above = [item for item in items if (check := check_of(item)) and not _in_profile(run, check)]
-    if above:
-        items[:] = [item for item in items if item not in above]
-        config.hook.pytest_deselected(items=above)
+    others = [item for item in items if (check := check_of(item)) and not run.executes(check)]
+    if others:
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
     kept = [_id(run, item) for item in items if check_of(item)]
     run.select({_id(run, item): check for item, check in checks}, kept)
     if not config.option.collectonly:
@@ -111,6 +111,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
         return []
     return terminal.header(
         run.options,
+        name=run.name,
         adapter=run.adapter,
         claims=run.early_claims,
         budget=run.budget,
@@ -216,10 +217,6 @@ def _id(run: Run, item: pytest.Item) -> str:
     if item.path.is_relative_to(suite):
         return check_id(item.path, item.nodeid.split("::", 1)[1], suite=suite)
     return item.nodeid
-
-
-def _in_profile(run: Run, check: Check) -> bool:
-    return command_line.includes(run.options.profile, check.minimum_profile)
 
 
 def _judge(item: pytest.Item, check: Check) -> Judge:

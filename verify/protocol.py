@@ -106,7 +106,8 @@ class Capabilities:
     from logits; it sets the bound of the exact-law checks. `standard_acceptance` claims accept = min(1, target/draft)
     with a draft of `ModelPair.draft`, which lets the suite compare acceptance with theory; designs with another rule are
     lossless too and leave it out. `draft_model` says that drafts come from `ModelPair.draft`. `scheduled` says that fewer
-    drafts than were asked for may be verified, as confidence or load decide.
+    drafts than were asked for may be verified, as confidence or load decide. `recurrent_targets` says that a target may have a
+    state that cannot be cropped (linear attention, state space); its answers are then judged like any other's.
     """
 
     greedy: bool = False
@@ -131,6 +132,7 @@ class Capabilities:
     draft_vocab_mismatch: bool = False
     standard_acceptance: bool = False
     scheduled: bool = False
+    recurrent_targets: bool = False
     roles: bool = False
     record: bool = False
     streaming: bool = False

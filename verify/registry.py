@@ -1,10 +1,10 @@
-"""Finding the decoder under test: entry points by name, or `module:attribute`."""
+"""Finding what is under test: a decoder by entry point or `module:attribute`, a rejection step by the latter."""
 
 import importlib
 import sys
 import tomllib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,49 +19,96 @@ if TYPE_CHECKING:
 
 DecoderFactory: TypeAlias = "Callable[[ModelPair], Decoder]"
 GROUP = "verify.decoders"
+FAMILY_GROUP = "verify.decoder_families"
 CHECKOUT = Path(__file__).parent.parent
 
 
 def known_decoders(*, checkout: Path = CHECKOUT) -> dict[str, str]:
     """Names and their `module:attribute`: installed entry points, and those of `checkout` when it is not installed."""
+    return _declared(GROUP, checkout)
+
+
+def known_families(*, checkout: Path = CHECKOUT) -> dict[str, str]:
+    """Names before a colon, as `known_decoders`: `NAME:MEMBER` is the factory that the function of that name makes of MEMBER."""
+    return _declared(FAMILY_GROUP, checkout)
+
+
+def _declared(group: str, checkout: Path) -> dict[str, str]:
     known: dict[str, str] = {}
     project = checkout / "pyproject.toml"
     if project.is_file():
         table = tomllib.loads(project.read_text(encoding="utf-8"))
-        known.update(table.get("project", {}).get("entry-points", {}).get(GROUP, {}))
-    known.update({entry.name: entry.value for entry in entry_points(group=GROUP)})
+        known.update(table.get("project", {}).get("entry-points", {}).get(group, {}))
+    known.update({entry.name: entry.value for entry in entry_points(group=group)})
     return known
 
 
 def find_decoder(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> DecoderFactory:
-    """Import the adapter factory `name`.
+    """Import the adapter factory `name`, or have the family before a colon make it.
 
     `working_dir` and `checkout` are made importable, as `python -m pytest` would. Raises `pytest.UsageError` that
     lists the valid names, or says where the import of the adapter failed.
     """
-    for position, path in ((0, str(working_dir)), (len(sys.path) + 1, str(checkout))):
-        if path not in sys.path:
-            sys.path.insert(position, path)
+    said, importable = f"--decoder {name!r}", (working_dir, checkout)
+    families = known_families(checkout=checkout)
+    family, _, member = name.partition(":")
+    if family in families:
+        make = _find(
+            said,
+            families[family],
+            rule="is declared wrongly; its entry point must be module:attribute",
+            signature="factory_of(member: str) -> make_decoder",
+            importable=importable,
+        )
+        try:
+            return cast(DecoderFactory, make(member))
+        except ValueError as error:  # there is no such member; the family knows which there are
+            raise pytest.UsageError(f"{said}: {error}") from error
     value = name
     if ":" not in name:
         known = known_decoders(checkout=checkout)
-        value = known[choose("--decoder", name, sorted(known), also=", or module:attribute")]
-    module_name, _, attribute = value.partition(":")
-    if not module_name or not attribute:
-        raise pytest.UsageError(f"--decoder {name!r} must be a known name or module:attribute, such as my_adapter:make")
-    found: object = _import(name, module_name)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise pytest.UsageError(_no_attribute(name, found, module_name, part))
-        found = getattr(found, part)
-    if not callable(found):
-        raise pytest.UsageError(
-            f"--decoder {name!r} is {type(found).__name__}; it must be a function make_decoder(models) -> Decoder"
-        )
+        also = "".join(f", {each}:NAME" for each in sorted(families)) + ", or module:attribute"
+        value = known[choose("--decoder", name, sorted(known), also=also)]
+    found = _find(
+        said,
+        value,
+        rule="must be a known name or module:attribute, such as my_adapter:make",
+        signature="make_decoder(models) -> Decoder",
+        importable=importable,
+    )
     return cast(DecoderFactory, found)
 
 
-def _import(name: str, module_name: str) -> object:
+def find_kernel(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> Callable[..., object]:
+    """Import the rejection step `name`, `module:function`; errors and paths as in `find_decoder`."""
+    return _find(
+        f"--verifier {name!r}",
+        name,
+        rule="must be module:function, such as my_kernel:verify",
+        signature="verify(draft_token_ids, draft_probs, target_probs, draft_lengths)",
+        importable=(working_dir, checkout),
+    )
+
+
+def _find(said: str, value: str, *, rule: str, signature: str, importable: Sequence[Path]) -> Callable[..., object]:
+    """Import `module:attribute`; `importable` are the working directory and the checkout."""
+    for position, path in zip((0, len(sys.path) + 1), map(str, importable), strict=True):
+        if path not in sys.path:
+            sys.path.insert(position, path)
+    module_name, _, attribute = value.partition(":")
+    if not module_name or not attribute:
+        raise pytest.UsageError(f"{said} {rule}")
+    found: object = _import(said, module_name)
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise pytest.UsageError(_no_attribute(said, found, module_name, part))
+        found = getattr(found, part)
+    if not callable(found):
+        raise pytest.UsageError(f"{said} is {type(found).__name__}; it must be a function {signature}")
+    return found
+
+
+def _import(said: str, module_name: str) -> object:
     try:
         return importlib.import_module(module_name)
     except Exception as error:
@@ -72,12 +119,12 @@ def _import(name: str, module_name: str) -> object:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             hint = f"raised at {frame.filename}:{frame.lineno}"
         raise pytest.UsageError(
-            f"--decoder {name!r}: cannot import {module_name!r}: {type(error).__name__}: {error}; {hint}"
+            f"{said}: cannot import {module_name!r}: {type(error).__name__}: {error}; {hint}"
         ) from error
 
 
-def _no_attribute(name: str, found: object, module_name: str, part: str) -> str:
+def _no_attribute(said: str, found: object, module_name: str, part: str) -> str:
     local = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
     nearest = get_close_matches(part, local, n=1, cutoff=0.5)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"--decoder {name!r}: {module_name!r} has no attribute {part!r}{hint} Callables there: {', '.join(local)}"
+    return f"{said}: {module_name!r} has no attribute {part!r}{hint} Callables there: {', '.join(local)}"

@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from verify.budget import Budget, derive_seed
+from verify.doors import left_out as chapters_left_out
+from verify.doors import opens
+from verify.entrance import enter
 from verify.judge import Check, ContractViolation, Judge
 from verify.manifest import read_manifest
 from verify.options import OWN_SUITE, Options, includes, read_options
-from verify.registry import find_decoder
 from verify.report.environment import describe_commit, describe_environment
 from verify.report.progress import Progress
 from verify.report.recorder import Recorder, make_run_dir
 from verify.report.schema import DecoderInfo, ModelInfo, NotVerified, Results, jsonable
 from verify.report.verdict import Conclusion, conclude
+from verify.report.words import chapter_title
 from verify.report.writer import write_reports
 from verify.results import Verdict
 from verify.waivers import read_waivers
@@ -33,11 +36,11 @@ class Run:
 
     def __init__(self, config: pytest.Config) -> None:
         self.options: Options = read_options(config)
-        self.factory = find_decoder(self.options.decoder, working_dir=config.invocation_params.dir)
+        self.shared: dict[str, Any] = {}
+        self.factory, self.name, self.adapter = enter(self.options, config.invocation_params.dir, shared=self.shared)
         self.waivers = read_waivers(self.options.xfails) if self.options.xfails else ()
         self.budget = Budget(total=self.options.false_alarm, num_statistical=0)
         self.environment = describe_environment(device=self.options.device)
-        self.shared: dict[str, Any] = {}
         self.progress = Progress(config)
         self.recorder: Recorder | None = None
         self.selected: dict[str, Check] = {}
@@ -51,11 +54,6 @@ class Run:
         self._not_selected: list[NotVerified] = []
 
     @property
-    def adapter(self) -> str:
-        """Where the adapter factory comes from."""
-        return f"{getattr(self.factory, '__module__', '?')}:{getattr(self.factory, '__qualname__', self.factory)}"
-
-    @property
     def early_claims(self) -> str:
         """The claims as known before a model is there: an adapter may carry `capabilities` on its function."""
         claims = getattr(self.factory, "capabilities", None)
@@ -65,19 +63,28 @@ class Run:
     def command(self) -> str:
         """The command that repeats this run: as it was given, with what it took from elsewhere or drew at random."""
         given = [str(arg) for arg in self._config.invocation_params.args]
-        for name, value in (("--decoder", self.options.decoder), ("--seed", str(self.options.seed))):
+        for name, value in ((f"--{self.options.door}", self.options.decoder), ("--seed", str(self.options.seed))):
             if not any(arg == name or arg.startswith(f"{name}=") for arg in given):
                 given += [name, value]
         return shlex.join(["pytest", *given])
 
+    def executes(self, check: Check) -> bool:
+        """Whether this run's profile and door include a check."""
+        return includes(self.options.profile, check.minimum_profile) and opens(self.options.door, check.chapter)
+
     def select(self, collected: dict[str, Check], kept: Sequence[str]) -> None:
         """Learn which checks run; the budget is split over all that were collected, so that -k changes no share."""
         profile = self.options.profile
-        possible = {name: check for name, check in collected.items() if includes(profile, check.minimum_profile)}
+        door = self.options.door
+        possible = {name: check for name, check in collected.items() if self.executes(check)}
         self.budget = Budget.over((check.evidence for check in possible.values()), total=self.options.false_alarm)
         self.selected = {name: possible[name] for name in kept if name in possible}
         left_out = self._not_selected
-        for entry in read_manifest(self.options.suite, profile="exhaustive"):
+        if self.options.suite == OWN_SUITE:
+            for chapter, reason in chapters_left_out(door).items():
+                what = f"chapter {chapter}: {chapter_title(chapter)}"
+                left_out.append(NotVerified(kind="not_applicable", what=what, reason=reason))
+        for entry in read_manifest(self.options.suite, profile="exhaustive", door=door):
             if not includes(profile, entry.minimum_profile):
                 reason = f"runs at --profile {entry.minimum_profile}"
                 left_out.append(NotVerified(kind="profile", what=entry.id, reason=reason))
@@ -103,7 +110,7 @@ class Run:
         base = self._config.invocation_params.dir
         options = self.options
         self.recorder = Recorder(
-            make_run_dir(options.report_dir, options.decoder),
+            make_run_dir(options.report_dir, self.name),
             frame={
                 "device": options.device,
                 "dtype": options.dtype,
@@ -113,7 +120,7 @@ class Run:
                 "commit": describe_commit(base),
                 "command": self.command,
             },
-            decoder=DecoderInfo(name=options.decoder, adapter=self.adapter, capabilities={}),
+            decoder=DecoderInfo(name=self.name, adapter=self.adapter, capabilities={}),
             missing=self.not_verified,
         )
         self.recorder.environment = self.environment

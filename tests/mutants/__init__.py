@@ -1,21 +1,36 @@
-"""Planted bugs: `pytest verify/ --decoder tests.mutants:RES-8` runs the suite against the reference decoder with one bug.
+"""Planted bugs and correct but unusual decoders: `pytest verify/ --decoder mutant:RES-8`, or `control:sample-match`.
 
-Each mutant replaces one small piece of `dspark` while the decoder runs, and names the row of the public catalog that it
-was planted from.
+Each bug replaces one small piece of a correct decoder while that runs, and names the row of the public catalog that it was
+planted from. `python -m tests.mutants.run` has the suite judge all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from tests.mutants.catalog import MUTANTS
-from tests.mutants.mutant import Mutant, make_mutant_decoder
+from tests.mutants.controls import CONTROLS, Control
+from tests.mutants.mutant import Mutant, PatchedDecoder
+
+Factory = Callable[[Any], Any]
 
 
-def __getattr__(name: str) -> Callable[[Any], Any]:
-    """The adapter factory of the mutant with this id."""
-    if name not in MUTANTS:
-        raise AttributeError(f"no mutant {name!r}; known: {', '.join(MUTANTS)}")
-    return lambda models: make_mutant_decoder(MUTANTS[name], models)
+def mutant_named(name: str) -> Factory:
+    """The adapter factory of a planted bug; ValueError with the nearest id where there is none of this id."""
+    mutant = MUTANTS[_known("planted bug", name, MUTANTS)]
+    return lambda models: PatchedDecoder(mutant.make, mutant.patches, models)
 
 
-__all__ = ["MUTANTS", "Mutant", "make_mutant_decoder"]
+def control_named(name: str) -> Factory:
+    """The adapter factory of a correct but unusual decoder; ValueError as above."""
+    return CONTROLS[_known("control", name, CONTROLS)].make
+
+
+def _known(kind: str, name: str, known: Mapping[str, Any]) -> str:
+    if name in known:
+        return name
+    nearest = get_close_matches(name, known, n=1, cutoff=0.0)
+    raise ValueError(f"there is no {kind} {name!r}; did you mean {nearest[0]!r}? Known: {', '.join(known)}")
+
+
+__all__ = ["CONTROLS", "MUTANTS", "Control", "Mutant", "PatchedDecoder", "control_named", "mutant_named"]

@@ -13,7 +13,10 @@ ROLES = ("first", "accepted", "recovered", "bonus")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bettor:
-    """A hypothesis with the share of the positions at which it is bet to act; `weight` is its prior among its name."""
+    """A hypothesis with the share of the positions at which it is bet to act; `weight` is its prior among its name.
+
+    `learned`: the share is learned from past tokens and `share` is what it starts from.
+    """
 
     hypothesis: int
     label: str
@@ -21,16 +24,17 @@ class Bettor:
     family: str
     share: float
     weight: float = 1.0
+    learned: bool = False
 
 
 def log_priors(bettors: Sequence[Bettor]) -> Floats:
     """Uniform over families, then over the names of a family, then by weight among the bettors of a name; logs, [B]."""
-    families = {bettor.family for bettor in bettors}
-    names = {family: {bettor.name for bettor in bettors if bettor.family == family} for family in families}
+    names: dict[str, set[str]] = {}
     total: dict[str, float] = {}
     for bettor in bettors:
+        names.setdefault(bettor.family, set()).add(bettor.name)
         total[bettor.name] = total.get(bettor.name, 0.0) + bettor.weight
-    priors = [bettor.weight / total[bettor.name] / len(names[bettor.family]) / len(families) for bettor in bettors]
+    priors = [bettor.weight / total[bettor.name] / len(names[bettor.family]) / len(names) for bettor in bettors]
     return np.log(np.asarray(priors, dtype=np.float64))
 
 
@@ -54,6 +58,7 @@ class Account:
         self.log_prior = log_priors(self.bettors)  # [B]
         self.shares = np.array([bettor.share for bettor in self.bettors])[:, None]  # [B, 1]
         self.log_wealth_of = np.zeros(len(self.bettors))  # [B]
+        self.largest_log_wealth_of = np.zeros(len(self.bettors))  # [B], each bettor is a test of its own
         # Role sums say where a bettor won. Given its own role a token does not follow the target, so they test nothing.
         self.log_wealth_by_role = np.zeros((len(ROLES), len(self.bettors)))  # [R, B]
         self.log_wealth = 0.0
@@ -87,6 +92,7 @@ class Account:
         paths = np.cumsum(log_factors, axis=1)  # [B, N]
         paths += (self.log_wealth_of + self.log_prior)[:, None]
         self.log_wealth_of = paths[:, -1] - self.log_prior
+        np.maximum(self.largest_log_wealth_of, paths.max(axis=1) - self.log_prior, out=self.largest_log_wealth_of)
         peaks = paths.max(axis=0)  # [N]
         paths -= peaks
         mixture = peaks + np.log(np.exp(paths, out=paths).sum(axis=0))  # [N]

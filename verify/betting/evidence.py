@@ -21,7 +21,8 @@ class TokenEvidence:
     `target_probs` [N, V] is the reference law after every processor; `token_ids` [N] what was emitted; `draft_probs`
     [N, V] the draft model's law at the same prefix (None where there is no draft model). `alternatives` maps a name
     to the law [N, V] that a particular mistake would have used at that position (names:
-    `verify.betting.library.ALTERNATIVES`). `draft_offsets` [N] is the offset inside the drafting round: 0 to
+    `verify.betting.library.ALTERNATIVES`). Each law must be known before the token at its position: the test is valid for
+    no other. `draft_offsets` [N] is the offset inside the drafting round: 0 to
     num_draft_tokens - 1 for a position that had a draft, `num_draft_tokens` for the bonus position, -1 unknown or no
     round. `roles` [N] are only for the diagnosis. Laws are converted to float64 and renormalised; a law that misses 1
     by more than 1e-4, holds a negative or a NaN, and a shape or token id that does not fit raise ValueError.

@@ -58,7 +58,7 @@ def _argmax(values: Floats) -> Ints:
 
 def _with_acceptance(rows: Rows, all_accepted: Floats) -> Floats:
     """Drafts accepted with mass `all_accepted` [N, V]; every rejection answered from the standard residual."""
-    return rows.at(all_accepted) + (1 - row_sums(all_accepted)) * rows.residual
+    return rows.at(all_accepted) + np.maximum(1 - row_sums(all_accepted), 0) * rows.residual
 
 
 def accept_without_coin(rows: Rows) -> Floats:
@@ -134,12 +134,76 @@ def greedy_draft_as_soft(rows: Rows) -> Floats:
 
 def drawn_from(name: str) -> Law:
     """Drafts are drawn from an alternative draft law but verified with the declared one."""
+    return lambda rows: _drawn_from(rows, rows.all_of(name))
 
-    def law(rows: Rows) -> Floats:
-        accept = np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300))
-        return _with_acceptance(rows, rows.all_of(name) * accept)
 
-    return law
+def _drawn_from(rows: Rows, drawn: Floats) -> Floats:
+    return _with_acceptance(rows, drawn * np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300)))
+
+
+def draft_drawn_rounded(rows: Rows) -> Floats:
+    """Drafts are drawn from a law rounded to bfloat16 but verified with the law itself."""
+    return _drawn_from(rows, _rounded(rows.all_draft))
+
+
+def draft_from_one_shard(rows: Rows) -> Floats:
+    """Drafts are drawn from the first half of the vocabulary but verified with the whole law."""
+    shard = rows.all_draft.copy()
+    shard[:, (shard.shape[1] + 1) // 2 :] = 0
+    mass = row_sums(shard)
+    return _drawn_from(rows, np.where(mass > 0, shard / np.maximum(mass, 1e-300), rows.all_draft))
+
+
+def target_rounded(rows: Rows) -> Floats:
+    """The target's law is kept in bfloat16."""
+    return rows.at(_rounded(rows.all_target))
+
+
+def probabilities_as_logits(rows: Rows) -> Floats:
+    """The target's probabilities are taken for logits: softmax of a softmax."""
+    weights = np.exp(rows.all_target)
+    return rows.at(weights) / row_sums(weights)
+
+
+def _rounded(law: Floats) -> Floats:
+    """A law in bfloat16, to the nearest, ties to even; normalised again."""
+    bits = law.astype(np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    normalised: Floats = rounded / row_sums(rounded)
+    return normalised
+
+
+def coin_of_the_draft(rows: Rows) -> Floats:
+    """One number draws the draft, by inversion in the order of the ids, and then accepts or rejects it."""
+    above = np.minimum(rows.all_draft.cumsum(axis=1), 1)
+    below = np.concatenate([np.zeros_like(above[:, :1]), above[:, :-1]], axis=1)
+    accept = np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300))
+    return _with_acceptance(rows, np.maximum(np.minimum(above, accept) - below, 0))
+
+
+def coin_reused_for_recovery(rows: Rows) -> Floats:
+    """The coin that rejected a draft also draws its successor, by inversion of the residual in the order of the ids."""
+    accept = np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300))  # [N, V]
+    empty = rows.rejected <= 0
+    recovery = np.where(empty, rows.all_target, rows.all_excess / np.where(empty, 1, rows.rejected))
+    above = np.minimum(recovery.cumsum(axis=1), 1)
+    above[:, -1] = 1
+    below = np.concatenate([np.zeros_like(above[:, :1]), above[:, :-1]], axis=1)
+    upper, lower = (_rejected_below(rows.all_draft, accept, rows.at(edges)) for edges in (above, below))
+    return rows.accepted + np.maximum(upper - lower, 0)
+
+
+def _rejected_below(draft: Floats, accept: Floats, coins: Floats) -> Floats:
+    """Probability that the coin is below each of `coins` [N, C] and rejects: sum over drafts of draft * max(0, coin - accept)."""
+    if coins.shape[1] == 1:
+        return row_sums(draft * np.maximum(coins - accept, 0))
+    order = accept.argsort(axis=1)
+    starts, weights = (np.take_along_axis(values, order, axis=1) for values in (accept, draft))
+    zeros = np.zeros_like(draft[:, :1])
+    mass, moment = (np.concatenate([zeros, each.cumsum(axis=1)], axis=1) for each in (weights, weights * starts))
+    places = np.stack([np.searchsorted(row, each) for row, each in zip(starts, coins, strict=True)])
+    found: Floats = coins * np.take_along_axis(mass, places, axis=1) - np.take_along_axis(moment, places, axis=1)
+    return found
 
 
 def verified_with(name: str) -> Law:

@@ -6,6 +6,8 @@ from verify.betting import laws
 from verify.betting.hypotheses import SHARES, Hypothesis
 from verify.betting.laws import Law
 
+# Every law here is known before the token at its position. The row one position later is not, because it depends on that
+# token: a bet on it pays sum_x target(x) row_x(x)/target(x), up to V, and is no martingale.
 ALTERNATIVES = {
     "unprocessed": "softmax of the model's logits at temperature 1, no processor",
     "no_temperature": "every processor but the temperature",
@@ -13,9 +15,9 @@ ALTERNATIVES = {
     "no_history": "processors that look at the history saw none",
     "stale_history": "processors saw the history as of the start of the block",
     "previous_row": "the target row one position earlier",
-    "next_row": "the target row one position later",
     "other_request": "the row of another request of the batch",
     "draft_unprocessed": "the draft model's softmax at temperature 1, no processor",
+    "draft_previous_row": "the draft model's row one position earlier",
 }
 LEAK_SHARES = (0.002, 0.005, 0.0125, 0.03, 0.08)
 # A law that may act at every position or at the bonus only is told apart, without offsets, by how often it acts.
@@ -82,6 +84,32 @@ def _acceptance() -> list[Hypothesis]:
             "Drafts are rejected too often for the residual that follows; look for a second coin or a threshold.",
             {f"ratio times {factor:g}": laws.accept_scaled(factor) for factor in (0.9, 0.5)},
         ),
+        Hypothesis(
+            name="probabilities_as_logits",
+            family="ACC",
+            explanation="Target probabilities go through a second softmax; look at what the rejection step expects to be given.",
+            formula=laws.probabilities_as_logits,
+            place="any",
+            needs=(),
+        ),
+        _at_drafts(
+            "RNG",
+            "coin_of_the_draft",
+            "A draft is accepted by the number that drew it; the two streams start from one seed or share their counter.",
+            laws.coin_of_the_draft,
+        ),
+        _at_drafts(
+            "RNG",
+            "coin_reused_for_recovery",
+            "The coin that rejected a draft also draws the recovered token; draw a fresh number.",
+            laws.coin_reused_for_recovery,
+        ),
+        _at_drafts(
+            "VOCAB",
+            "draft_from_one_shard",
+            "Drafts come from the first half of the vocabulary but are verified with the whole law; gather the shards first.",
+            laws.draft_from_one_shard,
+        ),
         _at_drafts(
             "VOCAB",
             "draft_token_0_lost",
@@ -125,13 +153,6 @@ def _residual() -> list[Hypothesis]:
         ),
         _at_drafts(
             "RES",
-            "residual_next_row",
-            "The residual uses the target row of the next position; look at the index of the rejected row.",
-            laws.recover_by("next_row"),
-            "next_row",
-        ),
-        _at_drafts(
-            "RES",
             "residual_previous_row",
             "The residual uses the target row of the previous position; look at the index of the rejected row.",
             laws.recover_by("previous_row"),
@@ -171,10 +192,24 @@ def _draft_mismatch() -> list[Hypothesis]:
         ),
         _at_drafts(
             "QMIS",
+            "draft_drawn_rounded",
+            "Drafts are drawn from a law rounded to bfloat16 but verified with all digits; draw and verify with the same tensor.",
+            laws.draft_drawn_rounded,
+            shares=(0.98,),
+        ),
+        _at_drafts(
+            "QMIS",
             "draft_verified_unprocessed",
             "Drafts are drawn after processors but verified with the draft law before them.",
             laws.verified_with("draft_unprocessed"),
             "draft_unprocessed",
+        ),
+        _at_drafts(
+            "QMIS",
+            "draft_verified_with_previous_row",
+            "Drafts are verified with the draft law of the position before; look at the offset of draft_probs.",
+            laws.verified_with("draft_previous_row"),
+            "draft_previous_row",
         ),
     ]
 
@@ -228,7 +263,6 @@ def _everywhere() -> list[Hypothesis]:
             "POS",
             "Tokens follow the target row one position too early; look at the offset of the logits.",
         ),
-        "next_row": ("POS", "Tokens follow the target row one position too late; look at the offset of the logits."),
         "other_request": ("BATCH", "Tokens follow the row of another request of the batch; look at the row index."),
     }
     return [
@@ -242,6 +276,20 @@ def _everywhere() -> list[Hypothesis]:
             shares=EVERYWHERE_SHARES if name in ("unprocessed", "previous_row") else SHARES,
         )
         for name, (family, explanation) in explanations.items()
+    ]
+
+
+def _numerics() -> list[Hypothesis]:
+    return [
+        Hypothesis(
+            name="target_rounded",
+            family="NUM",
+            explanation="The target's law is rounded to bfloat16; keep probabilities in float32 or more.",
+            formula=laws.target_rounded,
+            place="any",
+            needs=(),
+            shares=(0.98,),
+        )
     ]
 
 
@@ -305,5 +353,5 @@ def _generic() -> list[Hypothesis]:
 @cache
 def library() -> tuple[Hypothesis, ...]:
     """Every hypothesis of the suite, in a fixed order."""
-    parts = (_acceptance, _residual, _draft_mismatch, _bonus, _everywhere, _lossy, _generic)
+    parts = (_acceptance, _residual, _draft_mismatch, _bonus, _everywhere, _numerics, _lossy, _generic)
     return tuple(hypothesis for part in parts for hypothesis in part())

@@ -1,6 +1,6 @@
 """How small an error a test would have seen: from moments of the bets over the contexts of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,11 +36,15 @@ class Moments:
     closed form. F^-s is bounded, so tokens of tiny or zero target probability need no care. The bound treats the
     contexts of the run as draws from the contexts of use.
 
-    Dense, thus dear: after `max_contexts` contexts further ones are ignored; spread calls over the prompts.
+    Dense, thus dear: after `max_contexts` contexts further ones are ignored; spread calls over the prompts. The moments
+    are by far the dearest part: `visible` names the hypotheses whose smallest visible leak will be asked (None: all).
     """
 
-    def __init__(self, hypotheses: Sequence[Hypothesis], *, max_contexts: int = 1000) -> None:
+    def __init__(
+        self, hypotheses: Sequence[Hypothesis], *, max_contexts: int = 1000, visible: Collection[str] | None = None
+    ) -> None:
         self.hypotheses = tuple(hypotheses)
+        self._has_moments = [visible is None or each.name in visible for each in self.hypotheses]  # [H]
         self.max_contexts = max_contexts
         count = len(self.hypotheses)
         # Hypotheses with one law (everything accepted, bonus from the draft, a leak) back each other.
@@ -73,6 +77,8 @@ class Moments:
 
     def _add(self, index: int, target: Floats, law: Floats) -> None:
         self._distance[index] += 0.5 * np.abs(law - target).sum()
+        if not self._has_moments[index]:
+            return
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             gain = np.where(target > 0, law / target, np.inf) - 1  # [N, V]
         for which, share in enumerate(self._shares[index]):
@@ -94,9 +100,12 @@ class Moments:
         """The smallest leak of `label` that `wealth` rejects within `num_tokens` with probability >= `power`.
 
         Takes alpha, tolerance and the prior weights of the bettors from `wealth`, and counts only the bettors on this
-        law, so the true power is higher. None where even a leak of 1 may go unseen.
+        law, so the true power is higher. None where even a leak of 1 may go unseen. ValueError for a hypothesis that was
+        not named `visible`.
         """
         index = self._index(label)
+        if not self._has_moments[index]:
+            raise ValueError(f"{label!r} has no moments; name it in `visible` of Moments, or leave that out")
         account = wealth.blind
         with np.errstate(divide="ignore"):
             # Log wealth needed by the bettor on each share; inf where nobody bets it, [W, 1].

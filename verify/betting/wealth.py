@@ -10,6 +10,7 @@ from verify.betting.evidence import Floats, TokenEvidence
 from verify.betting.hypotheses import SHARES, Hypothesis, emitted_ratios
 from verify.betting.learners import LearnedHypothesis, learned_hypotheses, support_hypothesis
 from verify.betting.library import library
+from verify.betting.shares import LARGEST_SHARE, LearnedShares
 
 # Small pieces stay in the processor's cache and below the size at which the allocator returns memory at once: measured
 # at V = 64, 4 times faster than 2**17 and 2048.
@@ -37,7 +38,7 @@ class Wealth:
 
     Two accounts, each a test of its own at level alpha (spend 2 alpha to gate on both):
     - `blind` knows prefixes and laws, and nothing about rounds: valid against any decoder. A law that acts at some
-      positions is staked as (1 - share) target + share law.
+      positions is staked as (1 - share) target + share law, with shares fixed beforehand and one that is learned.
     - `informed` also knows the offset inside the round and stakes a law only where its mistake could act. Valid where
       the offset depends on earlier tokens and coins only: the standard rule, not block verification. Gate on it only
       where that rule is claimed.
@@ -67,26 +68,18 @@ class Wealth:
         self.support_violation: SupportViolation | None = None
         self._states = [each.make() for each in self.learned]
         self._places = np.array([each.place for each in self.hypotheses] + ["any"] * len(self.learned))
-        everyone: list[Hypothesis | LearnedHypothesis] = [*self.hypotheses, *self.learned]
-        bettors = [
-            Bettor(
-                hypothesis=index,
-                label=each.label,
-                name=each.name,
-                family=each.family,
-                share=share,
-                # A mistake in the code acts always rather than rarely, unless being rare is what it is about.
-                weight=share if max(each.shares) > 0.5 else 1.0,
-            )
-            for index, each in enumerate(everyone)
-            for share in each.shares
-        ]
-        self._hypothesis_of = np.array([bettor.hypothesis for bettor in bettors])  # [B]
+        bettors = _bettors(self.hypotheses, self.learned)
+        self._hypothesis_of = np.array([bettor.hypothesis for bettor in bettors if not bettor.learned], dtype=np.int64)
         # A bonus law acts at every bonus position once these are known: its largest share becomes that of the others.
         scale = {each.label: max(SHARES) / max(each.shares) for each in self.hypotheses if each.place == "bonus"}
-        informed = [replace(bettor, share=bettor.share * scale.get(bettor.label, 1.0)) for bettor in bettors]
+        informed = [
+            replace(bettor, share=bettor.share * scale[bettor.label]) if bettor.label in scale else bettor
+            for bettor in bettors
+        ]
         self.blind = Account(bettors, alpha=alpha)
         self.informed = Account(informed, alpha=alpha)
+        self._blind_shares = LearnedShares(len(self.hypotheses))
+        self._informed_shares = LearnedShares(len(self.hypotheses))
         self._vocab_size: int | None = None
 
     @property
@@ -135,9 +128,11 @@ class Wealth:
         # discount below takes back. `outside_support` alone stakes on these tokens.
         ordinary = len(ratios) - bool(self.support_floor)
         ratios[:ordinary, outside] = 1.0
-        self.blind.add(self._log_factors(ratios, self.blind), piece.roles)
+        ratios -= 1
+        self.blind.add(self._log_factors(ratios, self.blind, self._blind_shares), piece.roles)
         if piece.draft_offsets is not None:
-            self.informed.add(self._log_factors(self._restrict(ratios, piece), self.informed), piece.roles)
+            self._restrict(ratios, piece)
+            self.informed.add(self._log_factors(ratios, self.informed, self._informed_shares), piece.roles)
 
     def _learned_ratios(self, piece: TokenEvidence) -> Floats:
         ratios = np.full((len(self._states), piece.num_tokens), np.nan)
@@ -150,25 +145,46 @@ class Wealth:
                 state.learn(part)
         return ratios
 
-    def _restrict(self, ratios: Floats, piece: TokenEvidence) -> Floats:
-        """Let a bet stand only where its mistake could act."""
+    def _restrict(self, gains: Floats, piece: TokenEvidence) -> None:
+        """Let a bet stand only where its mistake could act; `gains` [H, N] become NaN elsewhere."""
         offsets = np.full(piece.num_tokens, -1) if piece.draft_offsets is None else piece.draft_offsets
         num_draft_tokens = piece.num_draft_tokens or 0
         acts = {
             "draft": (offsets >= 0) & (offsets < num_draft_tokens),
             "bonus": offsets == num_draft_tokens,
         }
-        ratios = ratios.copy()
         for place, mask in acts.items():
-            ratios[np.ix_(self._places == place, ~mask)] = np.nan
-        return ratios
+            gains[np.ix_(self._places == place, ~mask)] = np.nan
 
-    def _log_factors(self, ratios: Floats, account: Account) -> Floats:
+    def _log_factors(self, gains: Floats, account: Account, learned: LearnedShares) -> Floats:
         """[H, N] to [B, N]; a bettor that sits out (NaN) pays exactly 1, without the discount for tolerance."""
-        gains: Floats = ratios[self._hypothesis_of]  # [B, N]
-        gains -= 1
-        gains *= account.shares
-        np.log1p(gains, out=gains)
-        gains -= self.tolerance + self.support_floor
-        gains[np.isnan(gains)] = 0
-        return gains
+        num_fixed = self._hypothesis_of.size
+        factors = np.empty((len(account.bettors), gains.shape[1]))  # [B, N]
+        fixed = np.take(gains, self._hypothesis_of, axis=0, out=factors[:num_fixed], mode="clip")
+        fixed *= account.shares[:num_fixed]
+        fixed += 1
+        factors[num_fixed:] = learned.bet(gains[: len(self.hypotheses)])
+        np.log(factors, out=factors)
+        factors -= self.tolerance + self.support_floor
+        factors[np.isnan(factors)] = 0
+        return factors
+
+
+def _bettors(hypotheses: Sequence[Hypothesis], learned: Sequence[LearnedHypothesis]) -> list[Bettor]:
+    """One bettor per fixed share, then one with a learned share for every hypothesis of the library."""
+
+    def bettor(index: int, each: Hypothesis | LearnedHypothesis, share: float, weight: float, learned: bool) -> Bettor:
+        # A mistake in the code acts always rather than rarely, unless being rare is what it is about.
+        return Bettor(
+            hypothesis=index,
+            label=each.label,
+            name=each.name,
+            family=each.family,
+            share=share,
+            weight=weight if max(each.shares) > 0.5 else 1.0,
+            learned=learned,
+        )
+
+    everyone: list[Hypothesis | LearnedHypothesis] = [*hypotheses, *learned]
+    fixed = [bettor(index, each, share, share, False) for index, each in enumerate(everyone) for share in each.shares]
+    return fixed + [bettor(index, each, 0.0, LARGEST_SHARE, True) for index, each in enumerate(hypotheses)]

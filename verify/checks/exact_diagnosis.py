@@ -9,7 +9,7 @@ import numpy as np
 from verify.betting.evidence import Floats, TokenEvidence
 from verify.betting.hypotheses import Hypothesis
 from verify.betting.library import library
-from verify.models.law import alternative_laws, next_token_laws
+from verify.models.law import alternative_laws, draft_alternatives, next_token_laws
 from verify.protocol import Request
 from verify.scoring import array
 from verify.subject import Subject
@@ -108,13 +108,18 @@ def _conditionals(
         for name, law_rows in alternative_laws(rows, request, (*prefix, 0)).items():
             others[name].append(array(law_rows[-1:]))
     drafts = None
-    if draft_rows is not None:
+    # Corrupt logits, or another vocabulary, are no law over the target's tokens to explain anything with.
+    if draft_rows is not None and subject.draft_reference.vocab_size == vocab_size:
         drafts = [
             array(next_token_laws(rows, request, prefix)[-1:])
             for rows, prefix in zip(draft_rows, prefixes, strict=True)
         ]
-    if drafts is not None and not all(np.isfinite(law).all() for law in drafts):
-        drafts = None  # a corrupt draft has no law to explain anything with
+        if all(np.isfinite(law).all() for law in drafts):
+            for rows, prefix in zip(draft_rows, prefixes, strict=True):
+                for name, law_rows in draft_alternatives(rows, request, (*prefix, 0)).items():
+                    others[name].append(array(law_rows[-1:]))
+        else:
+            drafts = None
     evidence = TokenEvidence(
         target_probs=np.concatenate(laws),
         token_ids=np.zeros(len(prefixes), dtype=np.int64),

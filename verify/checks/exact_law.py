@@ -7,6 +7,7 @@ from typing import Any
 from verify.cases import EXACT_PATH_LIMIT, Case
 from verify.checks.exact_diagnosis import diagnose_law
 from verify.exact.distance import product_law, total_variation
+from verify.exact.elsewhere import NumpyGenerators
 from verify.exact.enumeration import enumerate_outcomes
 from verify.intake import Malformed, admit
 from verify.judge import ContractViolation
@@ -14,6 +15,7 @@ from verify.results import Evidence, Finding, Verdict
 from verify.subject import Subject, describe
 
 Outputs = tuple[tuple[int, ...], ...]
+NUMPY_GENERATORS = "numpy generators"
 # Total variation that arithmetic alone may cause: float64 sums of a few terms, and float32 casts of logits.
 BOUNDS: Mapping[str, float] = {"float64": 1e-12, "float32": 5e-7}
 
@@ -40,8 +42,11 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
         "requests": [describe(request) for request in requests],
         "bound": bound,
     }
+    shared = subject.judge.shared
+    if NUMPY_GENERATORS not in shared:
+        shared[NUMPY_GENERATORS] = NumpyGenerators()
     try:
-        found = enumerate_outcomes(run, max_paths=max_paths, progress=progress)
+        found = enumerate_outcomes(run, max_paths=max_paths, progress=progress, generators=shared[NUMPY_GENERATORS])
     except Malformed as error:
         raise ContractViolation(str(error), details=details) from error
     except Exception as error:

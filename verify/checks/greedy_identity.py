@@ -26,6 +26,7 @@ EXPLANATIONS = {
     "stale_history": "the emitted token fits a history that lacks the newest token: block snapshot instead of prefix (LOGP)",
     "previous_row": "the emitted token is the arg max one position earlier: a row of the verified block is shifted (BON, POS)",
     "next_row": "the emitted token is the arg max one position later: a row of the verified block is shifted (BON, POS)",
+    "random": "the same greedy request gives another output when it is asked again: the stochastic branch runs (ACC, RNG)",
     "state": "the emitted token fits no row of the target for this text: the cache or the positions are wrong (KV, POS)",
 }
 
@@ -111,7 +112,7 @@ def judge_identity(
             reason=f"{len(found)} of {positions} greedy tokens are not the target's arg max; first at output position "
             f"{first.position}: expected {first.argmax}, emitted {first.emitted} (logit gap {first.gap:.3g}, "
             f"allowed {2 * floor:.2g})",
-            diagnosis=f"{_diagnosis(found)}; {details['clustering']}",
+            diagnosis=f"{_diagnosis(subject, found)}; {details['clustering']}",
             **common,
         )
     missing = coverage.missing(required_paths)
@@ -138,12 +139,18 @@ def _candidates(subject: Subject, each: Observed, rows: Tensor) -> dict[str, Ten
     return {name: choice.to(torch.int64).cpu() for name, choice in choices.items()}
 
 
-def _diagnosis(found: Sequence[tuple[Observed, Divergence, dict[str, int]]]) -> str:
-    """The mistake that explains most divergences, with its share; where none explains half of them, the state."""
+def _repeats(subject: Subject, each: Observed) -> bool:
+    """Whether the request, asked twice alone, gives the same output."""
+    first, second = (list(subject.generate([each.request])[0].token_ids) for _ in range(2))
+    return first == second
+
+
+def _diagnosis(subject: Subject, found: Sequence[tuple[Observed, Divergence, dict[str, int]]]) -> str:
+    """The mistake that explains most divergences, with its share; where none explains half of them, chance or the state."""
     votes = Counter(name for _, divergence, choice in found for name in choice if choice[name] == divergence.emitted)
     name, count = votes.most_common(1)[0] if votes else ("state", 0)
     if count < len(found) / 2:
-        name, count = "state", len(found) - count
+        name, count = ("state" if _repeats(subject, found[0][0]) else "random"), len(found) - count
     return f"{EXPLANATIONS[name]} (explains {count} of {len(found)})"
 
 

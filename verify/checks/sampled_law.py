@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from verify.betting.wealth import Wealth
 from verify.coverage import Coverage
 from verify.protocol import Request
 from verify.results import Evidence, Finding, Verdict
-from verify.scoring import score
+from verify.scoring import joined, score
 from verify.subject import Observed, Subject
 
 CERTIFICATE_DELTA = 1e-3
@@ -24,6 +24,7 @@ CALLS_BETWEEN_LOOKS = 8
 # The moments of whole laws are dear: at most so many numbers of each are looked at.
 MAX_MOMENT_ELEMENTS = 2**19
 _LN10 = math.log(10)
+Select: TypeAlias = Callable[[Observed, TokenEvidence], TokenEvidence | None]
 # The error whose visibility a check states: a share of the tokens drawn from the draft, or uniformly without a draft.
 STATED_ERRORS = ("draft_leak", "uniform_leak")
 
@@ -36,7 +37,7 @@ def judge_sampled_law(
     tolerance: float = 0.0,
     coverage: Coverage,
     required_paths: Sequence[str] = (),
-    select: Callable[[Observed, TokenEvidence], TokenEvidence | None] = lambda _, evidence: evidence,
+    select: Select = lambda _, evidence: evidence,
 ) -> Finding:
     """Bet on every token of the answers.
 
@@ -63,13 +64,10 @@ def judge_sampled_law(
     )
     trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
     for group in answers:
-        for each, evidence in zip(group, score(subject, group), strict=True):
-            coverage.add(each.rounds, each.generation.record)
-            kept = select(each, evidence)
-            if kept is not None and kept.num_tokens:
-                wealth.update(kept)
-                bounds.update(kept)
-                moments.update(kept)
+        for piece in joined(_selected(subject, group, coverage, select)):
+            wealth.update(piece)
+            bounds.update(piece)
+            moments.update(piece)
         trail.append((wealth.num_tokens, wealth.blind.log_wealth_of.copy()))
         if wealth.rejected or (informed and wealth.informed.rejected):
             break
@@ -92,6 +90,17 @@ def judge_sampled_law(
         missing=coverage.missing(required_paths),
         details=details,
     )
+
+
+def _selected(
+    subject: Subject, group: Sequence[Observed], coverage: Coverage, select: Select
+) -> Iterator[TokenEvidence]:
+    """The part of each answer that the check is about; the paths of all of it are counted."""
+    for each, evidence in zip(group, score(subject, group), strict=True):
+        coverage.add(each.rounds, each.generation.record)
+        kept = select(each, evidence)
+        if kept is not None and kept.num_tokens:
+            yield kept
 
 
 def in_turn(subject: Subject, requests: Sequence[Request]) -> Iterator[Sequence[Observed]]:

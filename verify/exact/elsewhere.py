@@ -4,6 +4,7 @@ import gc
 import pickle
 import random
 from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,31 @@ def other_handlers() -> list[tuple[Any, str, Handler]]:
     ]
 
 
-def generator_states() -> dict[str, Callable[[], object]]:
+class NumpyGenerators:
+    """numpy's generators among all live objects, for many enumerations in one process.
+
+    The usual imports leave half a million objects. Those that exist when this one is made are looked through once, and then
+    moved to the permanent generation of Python's garbage collector, which its list of objects leaves out.
+    """
+
+    def __init__(self) -> None:
+        gc.unfreeze()  # what others have moved there was not looked through
+        gc.collect()
+        self._old = _numpy_generators()
+        gc.freeze()
+
+    def find(self) -> list[Any]:
+        """All that exist now, the oldest first."""
+        return [*self._old, *_numpy_generators()]
+
+
+def _numpy_generators() -> list[Any]:
+    objects = gc.get_objects()
+    kinds = {np.random.Generator, np.random.RandomState}
+    return list(compress(objects, map(kinds.__contains__, map(type, objects))))  # no loop in Python over so many
+
+
+def generator_states(generators: NumpyGenerators | None = None) -> dict[str, Callable[[], object]]:
     """Ways to read the state of every generator that exists and is not intercepted, by name.
 
     A change over a run is a draw that was not seen. numpy's generators are found among all live objects.
@@ -98,9 +123,11 @@ def generator_states() -> dict[str, Callable[[], object]]:
     if torch.cuda.is_initialized():
         for index, generator in enumerate(torch.cuda.default_generators):
             states[f"torch's generator of cuda:{index}"] = lambda each=generator: each.get_state().numpy().tobytes()  # type: ignore[misc]
-    for index, each in enumerate(gc.get_objects()):
+    if generators is None:
+        gc.unfreeze()
+    for index, each in enumerate(generators.find() if generators else _numpy_generators()):
         if type(each) is np.random.Generator:
             states[f"a numpy.random.Generator ({index})"] = lambda each=each: pickle.dumps(each.bit_generator.state)  # type: ignore[misc]
-        elif type(each) is np.random.RandomState and each is not np.random.mtrand._rand:
+        elif each is not np.random.mtrand._rand:
             states[f"a numpy.random.RandomState ({index})"] = lambda each=each: pickle.dumps(each.get_state())  # type: ignore[misc]
     return states

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from verify.exact.elsewhere import NumpyGenerators
 from verify.exact.interception import Interception
 from verify.exact.operations import operate
 from verify.exact.replay import Refusal, Replay, holds_random
@@ -33,13 +34,15 @@ def enumerate_outcomes(
     *,
     max_paths: int,
     progress: Callable[[int, float], None] | None = None,
+    generators: NumpyGenerators | None = None,
 ) -> Enumeration[Outcome]:
     """Run `run` once per possible outcome of its randomness and add up the probabilities of equal results.
 
     `run` must draw all its randomness inside the call and carry nothing over to the next one. It is called once more, before
     all else and with real randomness: what it imports and builds on first use is then out of the way, and its outcome must
     be one of those found. `progress` is called after
-    each path with the number of paths and their mass. Probabilities are float64; a uniform counts as continuous on [0, 1),
+    each path with the number of paths and their mass; `generators`, kept from one enumeration to the next, saves a search
+    through all live objects each time. Probabilities are float64; a uniform counts as continuous on [0, 1),
     which is what torch draws up to 2^-24 (float32) or 2^-53 (float64). Raises what `run` raises, with a note of the choices
     that led there, and ValueError for `max_paths` below 1. A program whose randomness is out of sight (another process)
     shows one path. While it runs, random functions are replaced in the whole process: one enumeration at a time.
@@ -48,7 +51,7 @@ def enumerate_outcomes(
         raise ValueError(f"max_paths is {max_paths}; it must be at least 1; 100000 is a usual limit")
     ordinary, failure = _ordinary_run(run)
     replay = Replay(operate)
-    interception = Interception(replay)
+    interception = Interception(replay, generators=generators)
     shares: dict[Outcome, list[float]] = {}
     num_paths, mass, more = 0, 0.0, True
     with interception.installed():

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import torch
 from torch.overrides import TorchFunctionMode
 
-from verify.exact.elsewhere import generator_states, other_handlers
+from verify.exact.elsewhere import NumpyGenerators, generator_states, other_handlers
+from verify.exact.lazy import LazyTensor
 from verify.exact.primitives import Handler, drawing_handlers, guard_handlers, seeding_handlers
-from verify.exact.replay import Replay
+from verify.exact.replay import Replay, operate_on
 
 Result = TypeVar("Result")
 _ABSENT = object()
@@ -20,12 +21,15 @@ _ABSENT = object()
 
 
 class Interception:
-    """The random functions of torch, numpy and Python, replaced for the duration of `installed`."""
+    """The random functions of torch, numpy and Python, replaced for the duration of `installed`.
 
-    def __init__(self, replay: Replay) -> None:
+    `generators` knows numpy's generators from earlier interceptions, which saves looking for them again.
+    """
+
+    def __init__(self, replay: Replay, *, generators: NumpyGenerators | None = None) -> None:
         self.replay = replay
         self._handlers = [*drawing_handlers(), *guard_handlers(), *seeding_handlers(), *other_handlers()]
-        self._states = generator_states()
+        self._states = generator_states(generators)
         self._watch = _Watch(replay, [*drawing_handlers(), *guard_handlers()])
 
     def call(self, run: Callable[[], Result]) -> Result:
@@ -74,6 +78,8 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self._harmless:  # nearly always: keep this path short
+            if LazyTensor in types:  # what its own dispatch would do, without another way through torch
+                return operate_on(func, args, kwargs or {})
             return func(*args, **kwargs) if kwargs else func(*args)
         handler = self._handlers.get(func)
         if handler is not None:

@@ -73,17 +73,18 @@ def values_of(replay: Replay, argument: Any) -> Values:
 def new_lazy(replay: Replay, values: Values, *, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Build a random tensor of `values`, with the dtype and device of `like` unless `dtype` says otherwise."""
     contents = Contents(replay, values.ravel().tolist(), np.arange(values.size, dtype=np.int64).reshape(values.shape))
-    return _build(contents, dtype or like.dtype, like.device)
+    return _build(contents, like, dtype)
 
 
 def new_view(origin: LazyTensor, index: npt.NDArray[np.int64]) -> Tensor:
     """Build a random tensor of the elements `index` of the store of `origin`, which it shares."""
-    return _build(Contents(origin.replay, origin.contents.store, index), origin.dtype, origin.device)
+    contents = origin.contents
+    return _build(Contents(contents.replay, contents.store, index), origin)
 
 
-def _build(contents: Contents, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch._C.DisableTorchFunction():
-        tensor = torch.full(contents.index.shape, math.nan, dtype=dtype, device=device)
+def _build(contents: Contents, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    with torch._C.DisableTorchFunction():  # `like` may be random itself: reading its dtype would come back here
+        tensor = torch.full(contents.index.shape, math.nan, dtype=dtype or like.dtype, device=like.device)
     tensor.__class__ = LazyTensor
     tensor.contents = contents  # type: ignore[attr-defined]
     return tensor

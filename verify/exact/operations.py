@@ -60,6 +60,8 @@ def _name(func: Any) -> str:
 def _move(replay: Replay, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, copy: bool) -> Any:
     """Move elements: what `func` does to their numbers in the store, it does to them."""
     origin, *others = args
+    if isinstance(origin, LazyTensor) and func is torch.Tensor.__getitem__ and all(map(_is_plain, _parts(args[1]))):
+        return new_view(origin, np.asarray(origin.contents.index[args[1]]))  # by far the most frequent move
     if not isinstance(origin, LazyTensor) or any(isinstance(each, LazyNumber) for each in others):
         replay.refuse(f"{_name(func)} with random values as indices")
     index = torch.from_numpy(origin.contents.index)
@@ -81,6 +83,16 @@ def _move(replay: Replay, func: Any, args: Sequence[Any], kwargs: Mapping[str, A
 
 def _parts(index: Any) -> Sequence[Any]:
     return index if isinstance(index, tuple) else (index,)
+
+
+def _is_plain(part: Any) -> bool:
+    """Whether a part of an index means the same in numpy and gives a view: a number, or a slice of numbers without a step."""
+    if type(part) is slice:
+        return part.step is None and type(part.start) in _WHOLE and type(part.stop) in _WHOLE
+    return type(part) is int
+
+
+_WHOLE = (int, type(None))
 
 
 def _to_cpu(argument: Any) -> Any:

@@ -112,7 +112,9 @@ def holds_random(value: Any) -> bool:
 
 def operate_on(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Apply `func` as the replay of its first random argument says."""
-    replay = _find([*args, *kwargs.values()])
+    replay = getattr(args[0], "replay", None) if args else None  # nearly always the first
+    if not isinstance(replay, Replay):
+        replay = _find([*args, *kwargs.values()])
     if replay is None:
         raise TypeError(f"{func} has no random value among its arguments")
     return replay.operate(replay, func, args, kwargs)

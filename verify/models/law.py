@@ -32,7 +32,7 @@ def processed_logits(logits: Tensor, request: Request, output: Sequence[int]) ->
 
     """
     sampling = request.sampling
-    scores = logits.to(torch.float64).clone()  # [N, V]
+    scores = logits.to(torch.float64, copy=True)  # [N, V]
     num_rows, vocab_size = scores.shape
     for token_id, bias in sampling.logit_bias.items():
         scores[:, token_id] += bias
@@ -62,7 +62,7 @@ def next_token_laws(logits: Tensor, request: Request, output: Sequence[int]) -> 
     scores = processed_logits(logits, request, output)
     if sampling.greedy:
         return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).to(torch.float64)
-    scores = scores / sampling.temperature
+    scores /= sampling.temperature
     if sampling.top_k:
         kept = min(sampling.top_k, scores.shape[-1])
         threshold = scores.topk(kept, dim=-1).values[:, -1:]  # [N, 1]
@@ -86,10 +86,7 @@ def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) ->
     `next_row`: the row one position earlier or later.
     """
     sampling = request.sampling
-    laws: dict[str, Tensor] = {}
-    bare = SamplingParams(temperature=0.0 if sampling.greedy else 1.0)
-    if sampling != bare or request.min_new_tokens:
-        laws["unprocessed"] = next_token_laws(logits, replace(request, sampling=bare, min_new_tokens=0), output)
+    laws = _unprocessed(logits, request, output)
     if sampling.temperature not in (0, 1):
         warm = replace(request, sampling=replace(sampling, temperature=1.0))
         laws["no_temperature"] = next_token_laws(logits, warm, output)
@@ -102,6 +99,26 @@ def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) ->
         # Row t of the sliced call sees output[:t], one token less than the row's own position has.
         behind = next_token_laws(logits[1:], request, output)
         laws["stale_history"] = torch.cat([next_token_laws(logits[:1], request, output), behind])
-    laws["previous_row"] = next_token_laws(torch.cat([logits[:1], logits[:-1]]), request, output)
+    laws["previous_row"] = _previous_row(logits, request, output)
     laws["next_row"] = next_token_laws(torch.cat([logits[1:], logits[-1:]]), request, output)
     return laws
+
+
+def draft_alternatives(logits: Tensor, request: Request, output: Sequence[int]) -> dict[str, Tensor]:
+    """Laws that a decoder could have mistaken for the draft's own, from the draft's rows; only those that differ from it.
+
+    `draft_unprocessed`: the draft model's own softmax; `draft_previous_row`: its row one position earlier.
+    """
+    laws = {f"draft_{name}": law for name, law in _unprocessed(logits, request, output).items()}
+    return laws | {"draft_previous_row": _previous_row(logits, request, output)}
+
+
+def _unprocessed(logits: Tensor, request: Request, output: Sequence[int]) -> dict[str, Tensor]:
+    bare = SamplingParams(temperature=0.0 if request.sampling.greedy else 1.0)
+    if request.sampling == bare and not request.min_new_tokens:
+        return {}
+    return {"unprocessed": next_token_laws(logits, replace(request, sampling=bare, min_new_tokens=0), output)}
+
+
+def _previous_row(logits: Tensor, request: Request, output: Sequence[int]) -> Tensor:
+    return next_token_laws(torch.cat([logits[:1], logits[:-1]]), request, output)

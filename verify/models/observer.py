@@ -10,17 +10,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardCall:
-    """One target forward: batch size, first position (the cache length before it) and number of positions."""
+    """One target forward: batch size, first position (the cache length before it) and number of positions.
+
+    `branches`: its mask hides some of its own tokens from later ones, so they are a tree and no block.
+    """
 
     batch_size: int
     start: int
     num_positions: int
+    branches: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +54,36 @@ class Trace:
         A forward that covers positions [start, start + n) with c tokens committed verifies start + n - c drafts. All but
         the newest committed token are in the cache at the next forward, so its start + 1 is the next c.
         """
-        if any(call.batch_size != 1 for call in self.calls):
+        calls = self._without_replays()
+        if any(call.batch_size != 1 or call.branches for call in calls):
             return None
         total = prompt_length + output_length
         committed = prompt_length
         rounds: list[Round] = []
-        for index, call in enumerate(self.calls):
+        for index, call in enumerate(calls):
             drafted = call.start + call.num_positions - committed
             if drafted < 0:  # prefill of a part of the prompt
                 continue
-            following = self.calls[index + 1].start + 1 if index + 1 < len(self.calls) else total
+            following = calls[index + 1].start + 1 if index + 1 < len(calls) else total
             accepted = min(following, total) - committed - 1
             if not 0 <= accepted <= drafted:
                 return None
             rounds.append(Round(committed - prompt_length, drafted, accepted))
             committed = min(following, total)
         return rounds if committed == total else None
+
+    def _without_replays(self) -> list[ForwardCall]:
+        """Less the forwards that only read accepted tokens again, from a state restored: they decide nothing.
+
+        One starts where the round before it did, and the next round starts where it ends.
+        """
+        kept: list[ForwardCall] = []
+        for index, call in enumerate(self.calls):
+            following = self.calls[index + 1].start if index + 1 < len(self.calls) else -1
+            again = kept and call.start == kept[-1].start and call.start + call.num_positions == following
+            if not again:
+                kept.append(call)
+        return kept
 
 
 @contextmanager
@@ -76,10 +95,20 @@ def observed(model: PreTrainedModel) -> Iterator[Trace]:
         token_ids: Tensor = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
         cache = keywords.get("cache", keywords.get("past_key_values"))
         start = 0 if cache is None else int(cache.get_seq_length())
-        trace.calls.append(ForwardCall(token_ids.shape[0], start, token_ids.shape[1]))
+        branches = _branches(keywords.get("attention_mask"), token_ids.shape[1])
+        trace.calls.append(ForwardCall(token_ids.shape[0], start, token_ids.shape[1], branches))
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield trace
     finally:
         handle.remove()
+
+
+def _branches(attention_mask: Tensor | None, num_positions: int) -> bool:
+    """Whether a 4D mask, boolean or added to scores, lets a new token not see one of the new tokens before it."""
+    if attention_mask is None or attention_mask.ndim != 4:
+        return False
+    own = attention_mask[:, 0, -num_positions:, -num_positions:]
+    seen = own > -1 if own.is_floating_point() else own.bool()  # [B, T, T]
+    return not bool(seen[:, torch.ones(num_positions, num_positions, dtype=torch.bool).tril()].all())

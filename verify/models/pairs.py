@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from verify.models.compat import forward_logits
+from verify.models.recurrent import RecurrentTableLM
 from verify.models.table import TableLM
 from verify.protocol import ModelPair
 
@@ -37,6 +38,7 @@ class TableSpec:
 
     `zeros` is the share of each target row that has probability 0 (never the whole row); the draft keeps mass there, and
     token 0 stays possible. `sharpness` scales the random logits. `ties` rounds logits to a grid so that arg max ties occur.
+    `recurrent`: the target has a recurrent state beside its cache; the draft has none.
     """
 
     vocab_size: int
@@ -49,11 +51,12 @@ class TableSpec:
     zeros: float = 0.0
     ties: bool = False
     max_positions: int = 256
+    recurrent: bool = False
 
     @property
     def name(self) -> str:
         """Short and unique: the identity of the pair in reports and file names."""
-        parts = [f"table-v{self.vocab_size}-{self.relation}"]
+        parts = [f"{'recurrent-' if self.recurrent else ''}table-v{self.vocab_size}-{self.relation}"]
         parts += [f"zeros{self.zeros:g}"] if self.zeros else []
         parts += ["ties"] if self.ties else []
         parts += [f"window{self.window}"] if self.history == "window" else []
@@ -106,8 +109,8 @@ def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, fol
     """Build both table models of a spec on the device."""
     target_probs = target_probs_of(spec)
 
-    def build(probs: Tensor) -> PreTrainedModel:
-        model = TableLM.from_probs(
+    def build(probs: Tensor, kind: type[TableLM] = TableLM) -> PreTrainedModel:
+        model = kind.from_probs(
             probs,
             history=spec.history,
             window=spec.window,
@@ -119,7 +122,7 @@ def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, fol
 
     return ModelPair(
         name=spec.name,
-        target=build(target_probs),
+        target=build(target_probs, RecurrentTableLM if spec.recurrent else TableLM),
         draft=build(draft_probs_of(spec, target_probs)),
         vocab_size=spec.vocab_size,
         device=device,

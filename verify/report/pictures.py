@@ -13,6 +13,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from verify.report.bars import Bar, Group, bar_chart
 from verify.report.schema import Acceptance, Coverage, Divergences, Law, Picture, Wealth
 
 INK = "#010203"  # stands for the page's text colour, whatever that is
@@ -27,6 +28,10 @@ def to_svg(picture: Picture, *, name: str) -> str:
 
     `name` tells this picture from the others of its page: every id in the drawing starts with a digest of it.
     """
+    if isinstance(picture, Law):
+        return _law(picture)
+    if isinstance(picture, Coverage):
+        return _coverage(picture)
     draw = cast("Callable[[Axes, Any], None]", DRAW[picture.kind])
     prefix = f"p{hashlib.sha256(name.encode()).hexdigest()[:12]}-"
     style: Any = {
@@ -49,10 +54,7 @@ def to_svg(picture: Picture, *, name: str) -> str:
         "ytick.color": INK,
     }
     with mpl.rc_context(style):
-        height = 2.9
-        if isinstance(picture, Coverage):
-            height = max(1.2, 0.5 + 0.24 * min(len(picture.counts), MOST_BARS))
-        figure = Figure(figsize=(6.2, height), layout="constrained")
+        figure = Figure(figsize=(6.2, 2.9), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes, picture)
@@ -152,34 +154,35 @@ def _divergences(axes: Axes, picture: Divergences) -> None:
     _legend(axes)
 
 
-def _law(axes: Axes, picture: Law) -> None:
-    # The most different outcomes are drawn; the caption counts them all.
-    order = range(len(picture.labels))
-    if len(picture.labels) > MOST_BARS:
-        gaps = [abs(a - b) for a, b in zip(picture.expected, picture.observed, strict=True)]
-        order = sorted(sorted(order, key=lambda index: -gaps[index])[:MOST_BARS])  # type: ignore[assignment]
-    places = range(len(order))
-    axes.bar([x - 0.2 for x in places], [picture.expected[i] for i in order], width=0.4, color=GREY, label="expected")
-    axes.bar([x + 0.2 for x in places], [picture.observed[i] for i in order], width=0.4, color=BLUE, label="observed")
-    labels = [picture.labels[index] for index in order]
-    axes.set_xticks(list(places), labels, rotation=90 if len(labels) > 8 else 0, fontsize=7 if len(labels) > 16 else 8)
-    axes.set(ylabel="probability", title=picture.title)
-    _legend(axes)
+def _law(picture: Law) -> str:
+    """The most different outcomes are drawn; the caption counts them all."""
+    rows = list(zip(picture.labels, picture.expected, picture.observed, strict=True))
+    if len(rows) > MOST_BARS:
+        widest = sorted(range(len(rows)), key=lambda index: -abs(rows[index][1] - rows[index][2]))[:MOST_BARS]
+        rows = [rows[index] for index in sorted(widest)]
+    groups = [
+        Group(label, (Bar(expected, GREY, f"{expected:.3g}"), Bar(observed, BLUE, f"{observed:.3g}")))
+        for label, expected, observed in rows
+    ]
+    return bar_chart(picture.title, groups, legend=(("expected", GREY), ("observed", BLUE)))
 
 
-def _coverage(axes: Axes, picture: Coverage) -> None:
-    names = list(picture.counts)[:MOST_BARS][::-1]
-    counts = [picture.counts[name] for name in names]
-    axes.barh(names, [max(count, 0) for count in counts], color=[BLUE if count else ORANGE for count in counts])
-    for place, count in enumerate(counts):
-        axes.annotate(
-            f"{count}" if count else "never", (count, place), xytext=(4, 0), textcoords="offset points", va="center"
+def _coverage(picture: Coverage) -> str:
+    """How often each path was reached; on a logarithmic scale where the counts differ too much for one picture."""
+    counts = dict(list(picture.counts.items())[:MOST_BARS])
+    wide = max(counts.values(), default=0) > 100 * min((count for count in counts.values() if count), default=1)
+    groups = [
+        Group(
+            label,
+            (
+                Bar(math.log1p(max(count, 0)) if wide else count, BLUE, f"{count}")
+                if count
+                else Bar(0.0, ORANGE, "never"),
+            ),
         )
-    if max(counts, default=0) > 100 * min((count for count in counts if count), default=1):
-        axes.set_xscale("symlog", linthresh=1)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.margins(x=0.12)
-    axes.set(xlabel="times reached", title=picture.title)
+        for label, count in counts.items()
+    ]
+    return bar_chart(f"{picture.title} ({'times, logarithmic scale' if wide else 'times'})", groups)
 
 
 def _legend(axes: Axes, *, reverse: bool = False) -> None:
@@ -191,8 +194,6 @@ DRAW: dict[str, Callable[..., None]] = {
     "wealth": _wealth,
     "acceptance": _acceptance,
     "divergences": _divergences,
-    "law": _law,
-    "coverage": _coverage,
 }
 
 

@@ -32,6 +32,7 @@ RUN_STYLES = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold ye
 def header(
     options: Options,
     *,
+    name: str,
     adapter: str,
     claims: str,
     budget: Budget,
@@ -51,7 +52,7 @@ def header(
     else:
         spent += "unspent: no statistical check is selected"
     lines = [
-        f"verify: {num_checks} checks of {options.decoder} ({adapter})",
+        f"verify: {num_checks} checks of {name} ({adapter})",
         f"  claims        {claims}",
         f"  models        {models}; device {options.device}, dtype {options.dtype}",
         f"  profile       {options.profile}, seed {options.seed}",

@@ -23,6 +23,8 @@ CHAPTERS: dict[int, str] = {
     13: "Unclaimed features raise",
     14: "Streaming and cancellation",
     15: "Correct unusual designs pass",
+    16: "The rejection step alone",
+    17: "A log of generations",
 }
 
 MARKS: dict[Verdict, str] = {

@@ -6,6 +6,8 @@ entry changes everything after it.
 
 import pytest
 
+from verify.cases import EXACT_RECURRENT, Case
+from verify.checks.exact_law import judge_exact_law
 from verify.checks.greedy_identity import judge_identity
 from verify.coverage import rejections_and_full_acceptance
 from verify.judge import Judge, check
@@ -15,6 +17,9 @@ from verify.suite.support import answered, greedy, prompts, scaled, table_subjec
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=601, num_rows=4096, sharpness=2.5)
 SHORT = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=602, num_rows=4096, sharpness=2.5, max_positions=24)
+RECURRENT = TableSpec(
+    vocab_size=48, relation=Relation.CLOSE, seed=604, num_rows=4096, sharpness=2.5, recurrent=True
+)
 LOOKUP = TableSpec(vocab_size=6, relation=Relation.CLOSE, seed=603, history="window", window=2, num_rows=36)
 
 
@@ -78,3 +83,26 @@ def test_calls_are_independent(judge: Judge) -> None:
     first, *others = [greedy(prompt, max_new_tokens=20) for prompt in prompts(judge, 6, vocab_size=SPEC.vocab_size)]
     answers, coverage = answered(subject, [first, *others, first, others[0], first])
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
+@check(chapter=6, property="recurrent state", evidence=Evidence.GREEDY)
+def test_recurrent_state(judge: Judge) -> None:
+    """A target with a state that cannot be cropped: after a rejection it must be what the accepted tokens alone make of it."""
+    subject = table_subject(judge, RECURRENT)
+    subject.require("greedy", "draft_model", "recurrent_targets")
+    asked = [
+        greedy(prompt, max_new_tokens=40, num_draft_tokens=3)
+        for prompt in prompts(judge, 8, vocab_size=RECURRENT.vocab_size)
+    ]
+    answers, coverage = answered(subject, asked)
+    required = rejections_and_full_acceptance(3)
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
+
+
+@check(chapter=6, property="recurrent state", evidence=Evidence.EXACT)
+@pytest.mark.parametrize("case", EXACT_RECURRENT, ids=lambda case: case.name)
+def test_law_of_a_recurrent_target(judge: Judge, case: Case) -> None:
+    """The exact law over such a target."""
+    subject = table_subject(judge, case.spec)
+    subject.require("sampled", "recurrent_targets")
+    judge.conclude(judge_exact_law(subject, case))

@@ -4,12 +4,14 @@ The product law of two sampled requests is judged exactly in chapter 2.
 """
 
 from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import Any
 
 import pytest
 
 from verify.checks.greedy_identity import judge_identity
 from verify.coverage import Coverage
-from verify.judge import Judge, check
+from verify.judge import Judge, NotApplicable, check
 from verify.models.pairs import Relation, TableSpec
 from verify.protocol import Request
 from verify.results import Evidence
@@ -18,13 +20,27 @@ from verify.suite.support import greedy, noise_floor, prompts, request, table_su
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=701, num_rows=4096, sharpness=2.0)
 LENGTHS = (1, 2, 4, 7, 11)
+# A small vocabulary: the same tokens come again, so that penalties act.
+SMALL = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=702, num_rows=4096)
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "repetition_penalty": {"repetition_penalty": 1.6},
+    "presence_penalty": {"presence_penalty": 1.1},
+    "frequency_penalty": {"frequency_penalty": 0.7},
+    "logit_bias": {"logit_bias": {0: 3.0, 5: -4.0, 7: 2.0}},
+    "forbidden_tokens": {"forbidden_token_ids": (2, 3, 7)},
+}
 
 
 def conclude(
-    judge: Judge, asked: Sequence[Request], *, trained: bool = False, judged: Sequence[int] | None = None
+    judge: Judge,
+    asked: Sequence[Request],
+    *,
+    trained: bool = False,
+    judged: Sequence[int] | None = None,
+    spec: TableSpec = SPEC,
 ) -> None:
     """Answer in one call and judge every row (or the rows `judged`) against the target alone."""
-    subject = trained_subject(judge) if trained else table_subject(judge, SPEC)
+    subject = trained_subject(judge) if trained else table_subject(judge, spec)
     subject.require("batch")
     for each in asked:
         subject.require_for(each)
@@ -88,3 +104,18 @@ def test_mixed_sampling(judge: Judge) -> None:
         for index, prompt in enumerate(chosen)
     ]
     conclude(judge, asked, judged=[1, 3, 5])
+
+
+@check(chapter=7, property="mixed processors", evidence=Evidence.GREEDY)
+def test_mixed_processors(judge: Judge) -> None:
+    """Every row keeps its own penalties, bias and bans, also after other rows have left the batch."""
+    capabilities = table_subject(judge, SMALL).capabilities
+    claimed = [settings for name, settings in PROCESSORS.items() if getattr(capabilities, name)]
+    if not claimed:
+        raise NotApplicable(f"not claimed: any of {', '.join(PROCESSORS)}")
+    chosen = prompts(judge, 7, vocab_size=SMALL.vocab_size, lengths=LENGTHS)
+    asked = [
+        greedy(prompt, max_new_tokens=10 + 3 * index, **settings)
+        for index, (prompt, settings) in enumerate(zip(chosen, islice(cycle([{}, *claimed]), len(chosen)), strict=True))
+    ]
+    conclude(judge, asked, spec=SMALL)

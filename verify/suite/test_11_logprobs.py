@@ -8,6 +8,7 @@ from verify.checks.logprobs import judge_logprobs
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
+from verify.subject import Observed
 from verify.suite.support import (
     answered,
     noise_tolerance,
@@ -26,6 +27,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.6},
     "top_k": {"top_k": 5},
     "repetition_penalty": {"repetition_penalty": 1.4},
+    "forbidden_tokens": {"forbidden_token_ids": tuple(range(0, 32, 3))},
 }
 
 
@@ -40,6 +42,22 @@ def test_tables(judge: Judge, name: str) -> None:
     ]
     subject.require_for(asked[0])
     answers, _ = answered(subject, asked)
+    judge.conclude(judge_logprobs(subject, answers))
+
+
+@check(chapter=11, property="logprobs in a batch", evidence=Evidence.CONTRACT)
+def test_batch(judge: Judge) -> None:
+    """Every row gets the log-probabilities of its own rows of logits, with unequal acceptance."""
+    subject = table_subject(judge, SPEC)
+    asked = [
+        request(prompt, max_new_tokens=8 + index, logprobs=True)
+        for index, prompt in enumerate(prompts(judge, 6, vocab_size=SPEC.vocab_size))
+    ]
+    subject.require("batch")
+    subject.require_for(asked[0])
+    answers = [
+        Observed(each, generation, None) for each, generation in zip(asked, subject.generate(asked), strict=True)
+    ]
     judge.conclude(judge_logprobs(subject, answers))
 
 

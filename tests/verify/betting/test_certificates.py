@@ -130,3 +130,16 @@ def test_more_tokens_show_a_smaller_leak_and_too_few_show_none(make_simulator):
     with pytest.raises(ValueError, match="no contexts seen"):
         moments.smallest_visible_leak("no_history", wealth=wealth, num_tokens=10)
     assert int(moments.num_contexts.max()) == 300
+
+
+def test_moments_of_the_stated_errors_alone_promise_the_same(make_simulator):
+    evidence = make_simulator()(np.random.default_rng(5), 200)
+    every, stated = Moments(library()), Moments(library(), visible=("draft_leak",))
+    every.update(evidence)
+    stated.update(evidence)
+    wealth = Wealth(alpha=1e-6)
+    ask = {"wealth": wealth, "num_tokens": 5000}
+    assert stated.smallest_visible_leak("draft_leak", **ask) == every.smallest_visible_leak("draft_leak", **ask)
+    assert stated.mean_distance("uniform_leak") == every.mean_distance("uniform_leak")
+    with pytest.raises(ValueError, match="name it in `visible`"):
+        stated.smallest_visible_leak("uniform_leak", **ask)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from verify.exact.elsewhere import NumpyGenerators
 from verify.exact.enumeration import enumerate_outcomes
 
 
@@ -105,9 +106,14 @@ def test_value_of_an_earlier_run() -> None:
 
 
 def test_generator_that_is_not_intercepted() -> None:
-    hidden = np.random.default_rng(0)
-    found = enumerate_outcomes(lambda: bool(hidden.random() < 0.5), max_paths=50)
-    assert "not intercepted (a numpy.random.Generator" in found.refused
+    old = np.random.default_rng(0)
+    seen = NumpyGenerators()
+    young = np.random.RandomState(0)
+    for generators in (seen, seen, None):  # the last after the collector has been told to leave old objects out
+        found = enumerate_outcomes(lambda: bool(old.random() < 0.5), max_paths=50, generators=generators)
+        assert "not intercepted (a numpy.random.Generator" in found.refused
+        found = enumerate_outcomes(lambda: bool(young.random() < 0.5), max_paths=50, generators=generators)
+        assert "not intercepted (a numpy.random.RandomState" in found.refused
     assert "not intercepted (Python's random moved)" in enumerate_outcomes(_held_random, max_paths=50).refused
 
 

@@ -1,0 +1,164 @@
+"""Planted bugs of random streams and of their use (RNG)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dspark.randomness import RoundUniforms, round_uniforms, uniform_source
+from dspark.sampling import draw
+from dspark.verification import Verification, verify_block
+from tests.mutants.acceptance import LAW
+from tests.mutants.mutant import BATCH, EXACT, Mutant
+
+
+def coins_of_the_first_row(*arguments: Any, **keywords: Any) -> RoundUniforms:
+    """Every row of the batch uses the uniforms of the first."""
+    uniforms = round_uniforms(*arguments, **keywords)
+    first = [each[:1].expand_as(each) for each in (uniforms.draft, uniforms.accept, uniforms.final)]
+    return RoundUniforms(*first)
+
+
+def stream_of_the_first_row(sources: Sequence[torch.Generator], *arguments: Any, **keywords: Any) -> RoundUniforms:
+    """One generator serves the whole batch, row after row."""
+    return round_uniforms([sources[0]] * len(sources), *arguments, **keywords)
+
+
+def ignore_the_seed(seed: int | None) -> torch.Generator:
+    """A generator seeded by the system whatever the request says."""
+    return uniform_source(None)
+
+
+def always_the_same_seed(seed: int | None) -> torch.Generator:
+    """Requests without a seed all get seed 0."""
+    return uniform_source(0 if seed is None else seed)
+
+
+def coarse_seed(seed: int | None) -> torch.Generator:
+    """Neighbouring seeds share a stream."""
+    return uniform_source(None if seed is None else seed // 16)
+
+
+def draft_coin_again(*arguments: Any, **keywords: Any) -> RoundUniforms:
+    """Draft and acceptance start from one seed: a draft's accept coin is the number it was drawn with."""
+    uniforms = round_uniforms(*arguments, **keywords)
+    return RoundUniforms(uniforms.draft, uniforms.draft, uniforms.final)
+
+
+def accept_coin_again(*, accept_uniforms: Tensor, final_uniforms: Tensor, **keywords: Any) -> Verification:
+    """The coin that rejected a draft draws its successor."""
+    found = verify_block(accept_uniforms=accept_uniforms, final_uniforms=final_uniforms, **keywords)
+    width = accept_uniforms.shape[1]
+    if not width:
+        return found
+    rows = torch.arange(len(final_uniforms))
+    coins = accept_uniforms[rows, found.num_accepted.clamp(max=width - 1)]
+    rejected = found.num_accepted < keywords["draft_lengths"]
+    coins = torch.where(rejected, coins, final_uniforms)
+    return verify_block(accept_uniforms=accept_uniforms, final_uniforms=coins, **keywords)
+
+
+def one_number_per_round(*arguments: Any, **keywords: Any) -> RoundUniforms:
+    """Threads do not wait for each other: draft k + 1 is drawn with the number of draft k."""
+    uniforms = round_uniforms(*arguments, **keywords)
+    return RoundUniforms(uniforms.draft[:, :1].expand_as(uniforms.draft), uniforms.accept, uniforms.final)
+
+
+def global_generator(law: Tensor, uniform: Tensor) -> Tensor:
+    """Drafts are drawn with torch's global generator."""
+    return draw(law, torch.rand(uniform.shape, dtype=torch.float64, device=uniform.device))
+
+
+def rng(row: str, source: str, mechanism: str, patch: str, value: Any, check: str, **fields: Any) -> Mutant:
+    """A bug of randomness."""
+    given: dict[str, Any] = {"properties": LAW, **fields}
+    patches = {f"dspark.{patch}": value}
+    return Mutant(id=row, family="RNG", source=source, mechanism=mechanism, patches=patches, check=check, **given)
+
+
+SOURCE, ROUND = "decoder.uniform_source", "decoder.round_uniforms"
+REPRODUCES: dict[str, Any] = {"properties": ("seeds reproduce", "streaming = non-streaming")}
+TRT = "https://github.com/NVIDIA/TensorRT-LLM"
+MUTANTS = (
+    rng(
+        "RNG-3",
+        "https://github.com/vllm-project/vllm/issues/6038",
+        "the request's seed is not used",
+        SOURCE,
+        ignore_the_seed,
+        "test_08_randomness.py::test_seed_reproduces",
+        **REPRODUCES,
+    ),
+    rng(
+        "RNG-4a",
+        f"{TRT}/pull/17599",
+        "requests without a seed are reseeded with a constant",
+        SOURCE,
+        always_the_same_seed,
+        "test_08_randomness.py::test_unseeded_calls_differ",
+        properties=("streams differ",),
+    ),
+    rng(
+        "RNG-4b",
+        f"{TRT}/pull/17599",
+        "one generator serves the batch: a request's output depends on its batch mates",
+        ROUND,
+        stream_of_the_first_row,
+        "test_08_randomness.py::test_seed_reproduces_in_a_batch",
+        **REPRODUCES,
+    ),
+    rng(
+        "RNG-5",
+        f"{TRT}/issues/19487",
+        "requests of a batch share one stream",
+        ROUND,
+        coins_of_the_first_row,
+        BATCH,
+        properties=("product law of batches", "streams differ", "exact law of generated cases", "seeds reproduce"),
+    ),
+    rng(
+        "RNG-8",
+        "https://github.com/flashinfer-ai/flashinfer/pull/424",
+        "random numbers are not unique per use: all drafts of a round are drawn with one",
+        ROUND,
+        one_number_per_round,
+        EXACT,
+    ),
+    rng(
+        "RNG-9",
+        "https://github.com/vllm-project/vllm/pull/35398",
+        "seeds are derived wrongly, so that neighbours share a stream",
+        SOURCE,
+        coarse_seed,
+        "test_08_randomness.py::test_consecutive_seeds",
+        properties=("streams are independent", "streams differ"),
+    ),
+    rng(
+        "RNG-10",
+        "https://github.com/ggml-org/llama.cpp/pull/27694",
+        "draft sampler and rejection sampler start from the same seed: a draft is judged by the number that drew it",
+        ROUND,
+        draft_coin_again,
+        EXACT,
+        diagnosis=("coin_of_the_draft",),
+    ),
+    rng(
+        "RNG-11",
+        "https://github.com/local-inference-lab/vllm/pull/98",
+        "drafts are drawn with the global generator",
+        "drafters.model.draw",
+        global_generator,
+        "test_08_randomness.py::test_seed_reproduces",
+        **REPRODUCES,
+    ),
+    rng(
+        "RNG-12",
+        "derived",
+        "the coin that rejected a draft also draws the recovered token",
+        "decoder.verify_block",
+        accept_coin_again,
+        EXACT,
+        diagnosis=("coin_reused_for_recovery",),
+    ),
+)

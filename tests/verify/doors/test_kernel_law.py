@@ -1,0 +1,184 @@
+"""The betting checks of the rejection step: correct steps pass, each planted bug is seen where it should be."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.verify.doors import kernels
+from verify.checks.kernel_law import judge_block_law
+from verify.judge import ContractViolation
+from verify.kernel.block import run_kernel
+from verify.kernel.counts import CountBet, Table
+from verify.kernel.experiment import Experiment, Pairs, Setting
+from verify.kernel.rules import EXPLANATIONS, Rows, mistaken_laws, standard_law
+from verify.kernel.zoo import one_hot, rows_of
+from verify.results import Finding, Verdict
+
+ALPHA = 1e-8
+CLOSE = rows_of("close", vocab_size=3, num_drafts=2, seed=1)
+OPPOSED = rows_of("opposed", vocab_size=3, num_drafts=2, seed=2)
+
+
+def experiment(*rows: Rows, joint: bool = False, pairs: Pairs = "", num_rows: int = 2048) -> Experiment:
+    length = rows[0].num_drafts
+    return Experiment(
+        settings=tuple(Setting(rows=each) for each in rows),
+        num_rows=num_rows,
+        lengths=(length,) if pairs else tuple(range(length, -1, -1)),
+        dtype=torch.float64,
+        device=torch.device("cpu"),
+        joint=joint,
+        pairs=pairs,
+        seed=3,
+    )
+
+
+def judged(kernel: Callable[..., Any], asked: Experiment, *, num_outcomes: int = 60_000, **more: Any) -> Finding:
+    torch.manual_seed(4)
+    return judge_block_law(
+        kernel, asked, alpha=ALPHA, num_outcomes=num_outcomes, seconds=60, progress=lambda *_: None, **more
+    )
+
+
+@pytest.mark.parametrize("name", ["reference", "in_numpy", "in_python", "opaque", "sample_match"])
+def test_correct_steps_pass(name: str) -> None:
+    finding = judged(getattr(kernels, name), experiment(CLOSE), num_outcomes=30_000)
+    assert finding.verdict is Verdict.PASS, finding.reason
+    assert finding.smallest_visible is not None
+    assert 0 < finding.smallest_visible < 0.1
+
+
+def test_the_standard_rule_has_a_law_of_its_own() -> None:
+    assert judged(kernels.reference, experiment(CLOSE, joint=True)).verdict is Verdict.PASS
+    other = judged(kernels.sample_match, experiment(CLOSE, joint=True))
+    assert other.verdict is Verdict.FAIL  # lossless, and why `joint` is for those who claim the rule
+
+
+@pytest.mark.parametrize(
+    ("bug", "diagnosis"),
+    [
+        ("RES-8 not subtracted", "residual_not_subtracted"),
+        ("ACC-14 no coin", "accept_without_coin"),
+        ("mask not cumulative", "mask_not_cumulative"),
+        ("bonus from the row before", "bonus_previous_row"),
+        ("one coin for a block", "one_coin_per_block"),
+    ],
+)
+def test_planted_bugs_are_seen_and_named(bug: str, diagnosis: str) -> None:
+    finding = judged(kernels.planted(bug), experiment(OPPOSED), num_outcomes=300_000)
+    assert finding.verdict is Verdict.FAIL
+    assert diagnosis in finding.diagnosis.split("(")[0], finding.diagnosis
+
+
+def test_mixed_rows_are_seen() -> None:
+    kinds = [rows_of("close", vocab_size=3, num_drafts=2, seed=10 + each) for each in range(3)]
+    assert judged(kernels.reference, experiment(*kinds)).verdict is Verdict.PASS
+    finding = judged(kernels.planted("rows are mixed"), experiment(*kinds))
+    assert finding.verdict is Verdict.FAIL
+    alike = judged(kernels.planted("rows are mixed"), replace(experiment(CLOSE), lengths=(2,)))
+    assert alike.verdict is Verdict.PASS  # rows with one law cannot show it
+
+
+@pytest.mark.parametrize(("pairs", "bug"), [("rows", "one coin for the batch"), ("calls", "reseeded")])
+def test_shared_randomness_is_seen(pairs: Pairs, bug: str) -> None:
+    rows = rows_of("opposed", vocab_size=2, num_drafts=2, seed=5)
+    assert judged(kernels.reference, experiment(rows, pairs=pairs)).verdict is Verdict.PASS
+    finding = judged(kernels.planted(bug), experiment(rows, pairs=pairs))
+    assert finding.verdict is Verdict.FAIL
+    assert "coins" in finding.diagnosis
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.5])
+def test_a_corrupt_draft_law_cannot_accept(value: float) -> None:
+    certain = replace(CLOSE, draft=np.stack([one_hot(int(law.argmin()), 3) for law in CLOSE.target[:-1]]))
+    given = np.where(certain.draft > 0, value, CLOSE.draft)
+    asked = replace(experiment(CLOSE, CLOSE), settings=(Setting(rows=certain, given=given), Setting(rows=CLOSE)))
+    for kernel in (kernels.reference, kernels.opaque):
+        assert judged(kernel, asked).verdict is Verdict.PASS
+    if math.isnan(value):
+        assert judged(kernels.planted("NaN accepts"), asked).verdict is Verdict.FAIL
+    refused = judged(kernels.raises, asked, may_refuse=True)
+    assert (refused.verdict, refused.unit) == (Verdict.PASS, "refusals")
+
+
+def test_a_step_that_raises_fails() -> None:
+    with pytest.raises(ContractViolation, match="raised RuntimeError: no kernel image"):
+        judged(kernels.raises, experiment(CLOSE))
+
+
+def test_an_impossible_token_is_seen_at_once() -> None:
+    rows = rows_of("close", vocab_size=5, num_drafts=1, seed=6, zeros=0.4)
+    finding = judged(kernels.planted("ACC-14 no coin"), experiment(rows))
+    assert finding.verdict is Verdict.FAIL
+    everything = judged(lambda ids, draft, target, lengths: kernels._emit(ids, lengths, ids[:, 0]), experiment(rows))
+    assert "its probability is 0" in everything.reason
+
+
+def test_laws_are_laws_and_mistakes_differ() -> None:
+    for rows in (CLOSE, OPPOSED):
+        standard = standard_law(rows)
+        product = np.einsum("a,b,c->abc", *rows.target)
+        assert np.allclose(standard.sum(0), product, atol=1e-15)
+        mistakes = mistaken_laws(rows)
+        assert set(mistakes) == set(EXPLANATIONS)
+        for name, law in mistakes.items():
+            assert law.sum() == pytest.approx(1, abs=1e-12), name
+            assert law.min() >= -1e-15, name
+            assert np.abs(law.sum(0) - product).sum() > 1e-3, name
+
+
+def test_the_law_of_each_mistake_is_that_of_the_mistake() -> None:
+    """Counts of the planted step against the law that the diagnosis holds against it."""
+    pairs = {
+        "RES-8 not subtracted": "residual_not_subtracted",
+        "ACC-14 no coin": "accept_without_coin",
+        "mask not cumulative": "mask_not_cumulative",
+        "one coin for a block": "one_coin_per_block",
+        "bonus from the row before": "bonus_previous_row",
+    }
+    for bug, name in pairs.items():
+        asked = replace(experiment(OPPOSED, joint=True), lengths=(2,))
+        table = Table(law=mistaken_laws(OPPOSED)[name].reshape(-1), mistakes={})
+        bet = CountBet([table], alpha=1e-6)
+        torch.manual_seed(7)
+        for _ in range(10):
+            codes = asked.outcomes(run_kernel(kernels.planted(bug), asked.draw()))
+            bet.update([np.bincount(codes, minlength=table.law.size)])
+        assert not bet.rejected, (bug, bet.largest_log_wealth)
+
+
+def test_false_alarms_are_rarer_than_alpha() -> None:
+    """Wealth of true outcomes: the share of runs that ever reach 1/alpha, at an alpha that can be counted."""
+    random = np.random.default_rng(8)
+    mistakes = {name: law.sum(0).reshape(-1) for name, law in mistaken_laws(CLOSE).items()}
+    table = Table(law=standard_law(CLOSE).sum(0).reshape(-1), mistakes=mistakes)
+    alarms = 0
+    for _ in range(400):
+        bet = CountBet([table], alpha=0.05)
+        for _ in range(20):
+            bet.update([random.multinomial(200, table.law)])
+        alarms += bet.rejected
+    assert alarms <= 32  # 20 expected at most; 32 is exceeded with probability 0.003
+
+
+def test_the_stated_error_is_seen_as_often_as_stated() -> None:
+    random = np.random.default_rng(9)
+    mistakes = {name: law.sum(0).reshape(-1) for name, law in mistaken_laws(CLOSE).items()}
+    table = Table(law=standard_law(CLOSE).sum(0).reshape(-1), mistakes=mistakes)
+    clean = CountBet([table], alpha=1e-6)
+    clean.update([random.multinomial(20_000, table.law)])
+    visible = clean.visible("everything_accepted")
+    assert visible is not None
+    distance = 0.5 * np.abs(mistakes["everything_accepted"] - table.law).sum()
+    leak = visible / distance
+    seen = 0
+    for _ in range(100):
+        bet = CountBet([table], alpha=1e-6)
+        bet.update([random.multinomial(20_000, (1 - leak) * table.law + leak * mistakes["everything_accepted"])])
+        seen += bet.rejected
+    assert seen >= 85

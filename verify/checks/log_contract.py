@@ -1,0 +1,157 @@
+"""A log where no chance is involved: readable lines, stopping, records, and signs of speculation."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from verify.checks.acceptance import judge_record
+from verify.checks.log_audit import Audit, Logged
+from verify.intake import Malformed, admit, admit_record
+from verify.judge import NotApplicable
+from verify.results import Evidence, Finding, Verdict
+from verify.subject import describe
+
+SHOWN = 10
+
+
+def judge_readable(audit: Audit) -> Finding:
+    """Every line could be read and scored; else an error, which no run passes with, and the other lines are judged still."""
+    broken = sorted([*audit.log.broken, *audit.unscored])
+    good = len(audit.lines) + len(audit.foreign)
+    details = {
+        "broken_lines": [{"line": number, "reason": reason} for number, reason in broken],
+        "lines_on_other_models": audit.log.elsewhere,
+    }
+    if broken or not good:
+        shown = "; ".join(f"line {number}: {reason}" for number, reason in broken[:SHOWN])
+        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+        reason = f"{len(broken)} of {good + len(broken)} lines cannot be judged: {shown}{more}"
+        return Finding(
+            verdict=Verdict.ERROR,
+            evidence=Evidence.CONTRACT,
+            reason=reason if broken else "the log holds no generation on this target",
+            observations=good,
+            unit="lines",
+            details=details,
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{good} lines read",
+        observations=good,
+        unit="lines",
+        smallest_visible=1.0,
+        smallest_visible_unit="broken line",
+        details=details,
+    )
+
+
+def judge_contract(audit: Audit) -> Finding:
+    """Lengths, stop tokens and finish reasons, one value a token, and ids inside the vocabulary."""
+    return _each_line(
+        audit,
+        [*audit.lines, *audit.foreign],
+        lambda each: _admit(each, audit.subject.models.vocab_size),
+        unit="lines",
+        diagnosis="an accepted block was cut too late or too early (STOP, LEN), or ids are mapped wrongly (VOCAB)",
+        smallest="wrong line",
+    )
+
+
+def judge_records(audit: Audit) -> Finding:
+    """The identities of every record, and its tokens against the output."""
+    lines = [each for each in audit.lines if each.answer.generation.record is not None]
+    if not lines:
+        raise NotApplicable("no line holds a record")
+    identities = _each_line(
+        audit,
+        lines,
+        lambda each: admit_record(each.answer.generation.record),
+        unit="records",
+        diagnosis="the acceptance accounting is wrong (STAT)",
+        smallest="miscounted token or round",
+    )
+    return identities if identities.verdict is Verdict.FAIL else judge_record([each.answer for each in lines])
+
+
+def judge_speculation_shown(audit: Audit) -> Finding:
+    """Records or roles show accepted and rejected drafts, in greedy and in sampled lines, whichever there are."""
+    shown: Counter[str] = Counter()
+    missing = []
+    for greedy in (True, False):
+        lines = audit.of_kind(greedy=greedy)
+        kind = "greedy" if greedy else "sampled"
+        accepted, rejected = (sum(counts) for counts in zip((0, 0), *map(_signs, lines), strict=True))
+        shown[f"{kind}: accepted drafts"] += accepted
+        shown[f"{kind}: rejected drafts"] += rejected
+        if lines:
+            missing += [f"{kind} lines show no accepted draft"] if not accepted else []
+            missing += [f"{kind} lines show no rejected draft"] if not rejected else []
+    observed = sum(shown.values())
+    return Finding(
+        verdict=Verdict.INCONCLUSIVE if missing or not observed else Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{'; '.join(missing)}: log `record` or `roles`, or prompts on which the engine accepts and rejects drafts"
+        if missing
+        else f"{observed} drafts, accepted and rejected, in the logged records and roles",
+        observations=observed,
+        unit="draft tokens",
+        details={"pictures": [{"kind": "coverage", "title": "Drafts as logged", "counts": dict(shown)}]},
+    )
+
+
+def _signs(each: Logged) -> tuple[int, int]:
+    """Accepted and rejected drafts as logged."""
+    generation = each.answer.generation
+    if generation.record is not None:
+        accepted = generation.record.num_accepted_draft_tokens
+        return accepted, max(0, generation.record.num_draft_tokens - accepted)
+    roles = Counter(generation.roles or ())
+    return roles["accepted"], roles["recovered"]
+
+
+def _admit(each: Logged, vocab_size: int) -> object:
+    return admit([each.request], [replace(each.answer.generation, record=None)], vocab_size=vocab_size)
+
+
+def _each_line(
+    audit: Audit,
+    lines: Sequence[Logged],
+    admitted: Callable[[Logged], object],
+    *,
+    unit: str,
+    diagnosis: str,
+    smallest: str,
+) -> Finding:
+    """Every line through a gate that raises `Malformed`."""
+    problems = []
+    for each in lines:
+        try:
+            admitted(each)
+        except Malformed as error:
+            problems.append((each, str(error)))
+    if problems:
+        each, message = problems[0]
+        return Finding(
+            verdict=Verdict.FAIL,
+            evidence=Evidence.CONTRACT,
+            reason=f"line {each.number}: {message} ({len(problems)} of {len(lines)} {unit})",
+            observations=len(lines),
+            unit=unit,
+            diagnosis=diagnosis,
+            details={
+                "request": describe(each.request),
+                "broken": [{"line": one.number, "problem": text} for one, text in problems[:100]],
+            },
+        )
+    if not lines:
+        raise NotApplicable(f"no {unit} to judge")
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{len(lines)} {unit} keep the contract",
+        observations=len(lines),
+        unit=unit,
+        smallest_visible=1.0,
+        smallest_visible_unit=smallest,
+    )

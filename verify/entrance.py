@@ -1,0 +1,34 @@
+"""From the command line to what is judged: the decoder's factory, its name in reports, and where it comes from."""
+
+from pathlib import Path
+from typing import Any
+
+from verify.options import Options
+from verify.registry import DecoderFactory, find_decoder, find_kernel
+
+# Where checks find, among what a run shares, what came through the two narrower doors.
+KERNEL = "rejection step"
+LOG = "log of generations"
+
+
+def enter(options: Options, working_dir: Path, *, shared: dict[str, Any]) -> tuple[DecoderFactory, str, str]:
+    """Load what the options name; raises `pytest.UsageError` where it cannot be found or read."""
+    if options.door == "verifier":
+        kernel = find_kernel(options.decoder, working_dir=working_dir)
+        from verify.adapters.kernel import embed  # here: it imports torch, which usage errors need not wait for
+
+        shared[KERNEL] = kernel
+        return embed(kernel), options.decoder, _origin(kernel)
+    if options.door == "generations":
+        from verify.adapters.log import LoggedDecoder
+        from verify.log.reader import read_log
+
+        log = shared[LOG] = read_log(working_dir / options.decoder)
+        logged = LoggedDecoder(log, draft_model=options.draft is not None)
+        return (lambda models: logged), log.engine, options.decoder
+    factory = find_decoder(options.decoder, working_dir=working_dir)
+    return factory, options.decoder, _origin(factory)
+
+
+def _origin(found: object) -> str:
+    return f"{getattr(found, '__module__', '?')}:{getattr(found, '__qualname__', found)}"

@@ -1,0 +1,180 @@
+"""Thousands of rows a call on known laws: blocks out, counts in, bets on the counts."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import torch
+
+from verify.betting.evidence import Floats, Ints
+from verify.kernel.block import Block, Emission, Kernel, run_kernel
+from verify.kernel.counts import CountBet, Table
+from verify.kernel.rules import Rows, mistaken_laws, standard_law
+
+CALLS_BETWEEN_LOOKS = 4
+# Whatever the time: on a vocabulary of 151,936 even these take seconds.
+FEWEST_OUTCOMES = 64
+Pairs = Literal["", "rows", "calls"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """Laws of one kind of row: drafts are drawn from `rows.draft`; `given` [K, V] is what the step is told (None: the same)."""
+
+    rows: Rows
+    given: Floats | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Calls of `num_rows` rows. Row b has setting b mod G and, beyond that, the lengths in turn.
+
+    `joint` bets on (accepted, block), which only the standard rule must follow; else on the completed block. `pairs` bets on
+    two neighbouring rows together, or on one row in two calls: they must be independent. `one_hot` hands over no draft law.
+    """
+
+    settings: tuple[Setting, ...]
+    num_rows: int
+    lengths: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    joint: bool = False
+    pairs: Pairs = ""
+    one_hot: bool = False
+    seed: int = 0
+    random: np.random.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "random", np.random.default_rng(self.seed))
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return self.settings[0].rows.num_drafts
+
+    @cached_property
+    def row_settings(self) -> Ints:
+        """Setting of each row, `[B]`."""
+        return np.arange(self.num_rows, dtype=np.int64) % len(self.settings)
+
+    @cached_property
+    def row_lengths(self) -> Ints:
+        """Number of drafts of each row, `[B]`."""
+        turns = np.arange(self.num_rows) // len(self.settings)
+        return np.array(self.lengths, dtype=np.int64)[turns % len(self.lengths)]
+
+    @cached_property
+    def block(self) -> Block:
+        """A block without drafts: what all calls share."""
+        target = np.stack([each.rows.target for each in self.settings])  # [G, K + 1, V]
+        given = np.stack([each.rows.draft if each.given is None else each.given for each in self.settings])
+        drafted = np.arange(self.width)[None, :] < self.row_lengths[:, None]  # [B, K]
+        draft_probs = np.where(drafted[:, :, None], given[self.row_settings], 0.0)
+        return Block(
+            draft_token_ids=torch.zeros(self.num_rows, self.width, dtype=torch.int64, device=self.device),
+            draft_probs=None if self.one_hot else self._tensor(draft_probs),
+            target_probs=self._tensor(target[self.row_settings]),
+            draft_lengths=torch.from_numpy(self.row_lengths.copy()).to(self.device),
+        )
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """One table a setting and length; one of pairs of outcomes where pairs are judged."""
+        tables = []
+        for setting in self.settings:
+            for length in self.lengths:
+                rows = setting.rows.cut(length)
+                law = self._outcomes(standard_law(rows))
+                mistakes = {name: self._outcomes(wrong) for name, wrong in mistaken_laws(rows).items()}
+                tables.append(Table(law=law, mistakes=mistakes))
+        if not self.pairs:
+            return tables
+        (single,) = tables
+        identical = np.diag(single.law).reshape(-1)
+        return [Table(law=np.multiply.outer(single.law, single.law).reshape(-1), mistakes={"identical": identical})]
+
+    def draw(self) -> Block:
+        """The next block: fresh drafts, in memory of their own."""
+        fresh = self.block.copy()
+        tokens = self._tokens([each.rows.draft for each in self.settings])  # [B, K]
+        tokens[np.arange(self.width)[None, :] >= self.row_lengths[:, None]] = 0
+        fresh.draft_token_ids.copy_(torch.from_numpy(tokens))
+        return fresh
+
+    def outcomes(self, emission: Emission) -> Ints:
+        """Number of each row's outcome in its table, `[B]`; what the step did not emit is drawn from the target."""
+        completed = self._tokens([each.rows.target for each in self.settings])  # [B, K + 1]
+        emitted = emission.token_ids >= 0
+        completed[emitted] = emission.token_ids[emitted]
+        classes = self.settings[0].rows.classes[completed]
+        num_classes = self.settings[0].rows.num_classes
+        codes = emission.num_accepted.copy() if self.joint else np.zeros(self.num_rows, dtype=np.int64)
+        for position in range(self.width + 1):
+            inside = position <= self.row_lengths
+            codes[inside] = codes[inside] * num_classes + classes[inside, position]
+        return codes
+
+    def run(
+        self,
+        kernel: Kernel,
+        *,
+        alpha: float,
+        num_outcomes: int,
+        seconds: float,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> CountBet:
+        """Bet until rejection, `num_outcomes` outcomes or `seconds` (but for a few); raises what `run_kernel` raises."""
+        bet = CountBet(self.tables, alpha=alpha)
+        end = time.monotonic() + seconds
+        before: Ints | None = None
+        while not bet.rejected and bet.num_outcomes < num_outcomes:
+            if time.monotonic() >= end and bet.num_outcomes >= FEWEST_OUTCOMES:
+                break
+            counts = [np.zeros(table.law.size, dtype=np.int64) for table in self.tables]
+            for _ in range(CALLS_BETWEEN_LOOKS):
+                codes = self.outcomes(run_kernel(kernel, self.draw()))
+                if not self.pairs:
+                    self._count(codes, counts)
+                    continue
+                size = self._table_size
+                if self.pairs == "rows":
+                    counts[0] += np.bincount(codes[:-1:2] * size + codes[1::2], minlength=size**2)
+                elif before is not None:
+                    counts[0] += np.bincount(before * size + codes, minlength=size**2)
+                before = codes if before is None else None
+            bet.update(counts)
+            progress(bet.num_outcomes)
+        return bet
+
+    def _count(self, codes: Ints, counts: Sequence[Ints]) -> None:
+        for g in range(len(self.settings)):
+            for position, length in enumerate(self.lengths):
+                index = g * len(self.lengths) + position
+                chosen = codes[(self.row_settings == g) & (self.row_lengths == length)]
+                counts[index][:] += np.bincount(chosen, minlength=counts[index].size)
+
+    @cached_property
+    def _table_size(self) -> int:
+        return round(self.tables[0].law.size ** 0.5)
+
+    def _outcomes(self, law: Floats) -> Floats:
+        return law.reshape(-1) if self.joint else law.sum(0).reshape(-1)
+
+    def _tokens(self, laws: Sequence[Floats]) -> Ints:
+        """One token a row and position from each setting's laws `[N, V]`: `[B, N]`."""
+        uniforms = self.random.random((self.num_rows, len(laws[0])))
+        tokens = np.zeros(uniforms.shape, dtype=np.int64)
+        for g, of_setting in enumerate(laws):
+            chosen = self.row_settings == g
+            for position, law in enumerate(of_setting):
+                possible = np.flatnonzero(law > 0)
+                ends = np.cumsum(law[possible])
+                drawn = np.searchsorted(ends[:-1], uniforms[chosen, position] * ends[-1], side="right")
+                tokens[chosen, position] = possible[drawn]
+        return tokens
+
+    def _tensor(self, values: Floats) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.dtype).to(self.device)

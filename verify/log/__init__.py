@@ -1,0 +1,1 @@
+"""A log of generations: one line a request, from any engine in any language."""
