@@ -3,6 +3,7 @@
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
+from dspark.grammar import TokenAutomaton
 from dspark.record import AcceptanceRecord
 from dspark.request import Generation, Request, SamplingParams
 
@@ -14,4 +15,5 @@ __all__ = [
     "Request",
     "SamplingParams",
     "SpeculativeDecoder",
+    "TokenAutomaton",
 ]

@@ -21,6 +21,9 @@ from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
 from dspark.scheduler.threshold import StaticThreshold
+from dspark.tree.decoder import TreeDecoder
+from dspark.tree.drafter import ModelTreeDrafter, Siblings
+from dspark.tree.topology import Topology
 
 CLAIMED = (
     "greedy",
@@ -34,6 +37,7 @@ CLAIMED = (
     "logit_bias",
     "forbidden_tokens",
     "allowed_tokens",
+    "grammar",
     "min_new_tokens",
     "stop_tokens",
     "batch",
@@ -63,10 +67,17 @@ class Models(Protocol):
     def dtype(self) -> torch.dtype: ...  # noqa: D102
 
 
-class ConformingDecoder:
-    """A `SpeculativeDecoder` with its claims."""
+class Decoding(Protocol):
+    """What a decoder of this package does."""
 
-    def __init__(self, models: Models, decoder: SpeculativeDecoder, claims: Sequence[str]) -> None:
+    def generate(self, requests: Sequence[DecodingRequest]) -> list[Generation]: ...  # noqa: D102
+    def stream(self, request: DecodingRequest) -> Iterator[list[int]]: ...  # noqa: D102
+
+
+class ConformingDecoder:
+    """A decoder of this package with its claims."""
+
+    def __init__(self, models: Models, decoder: Decoding, claims: Sequence[str]) -> None:
         self.decoder = decoder
         self.capabilities: Mapping[str, Any] = {
             **dict.fromkeys(claims, True),
@@ -129,6 +140,24 @@ def make_dflash_decoder(models: Models) -> ConformingDecoder:
 def make_eagle3_decoder(models: Models) -> ConformingDecoder:
     """The autoregressive feature drafter."""
     return ConformingDecoder(models, SpeculativeDecoder(models.target, drafter_for(models, "eagle3")), CLAIMED)
+
+
+def make_tree_decoder(models: Models) -> ConformingDecoder:
+    """A tree whose siblings are independent draws."""
+    return _with_a_tree(models, "independent")
+
+
+def make_distinct_tree_decoder(models: Models) -> ConformingDecoder:
+    """A tree whose siblings are drawn without replacement."""
+    return _with_a_tree(models, "distinct")
+
+
+def _with_a_tree(models: Models, siblings: Siblings) -> ConformingDecoder:
+    """Two candidates for every place, of which the first goes on: small enough for the exact law."""
+    drafter = ModelTreeDrafter(models.draft, siblings=siblings)
+    decoder = TreeDecoder(models.target, drafter, Topology.spine(depth=8, width=2))
+    claims = [claim for claim in CLAIMED if claim != "recurrent_targets"]
+    return ConformingDecoder(models, decoder, [*claims, "draft_model", "draft_vocab_mismatch"])
 
 
 def drafter_for(models: Models, kind: Kind) -> Drafter:

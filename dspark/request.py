@@ -1,13 +1,27 @@
 """What a caller asks for and what comes back. Any object with the same attributes is accepted in their place."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from dspark.record import AcceptanceRecord
 
 SMALLEST_TEMPERATURE = 1e-6
+
+
+class Grammar(Protocol):
+    """Which outputs are possible: an automaton over token ids, in `initial_state` before the first token of the output.
+
+    In a state the tokens `allowed(state)` are possible and, where `is_final(state)`, the request's stop tokens too. A stop
+    token ends the output, so no state follows it.
+    """
+
+    @property
+    def initial_state(self) -> Hashable: ...  # noqa: D102
+    def allowed(self, state: Any) -> Sequence[int]: ...  # noqa: D102
+    def next_state(self, state: Any, token_id: int) -> Hashable: ...  # noqa: D102
+    def is_final(self, state: Any) -> bool: ...  # noqa: D102
 
 
 class SamplingSettings(Protocol):
@@ -33,6 +47,8 @@ class SamplingSettings(Protocol):
     def forbidden_token_ids(self) -> tuple[int, ...]: ...  # noqa: D102
     @property
     def allowed_token_ids(self) -> tuple[int, ...] | None: ...  # noqa: D102
+    @property
+    def grammar(self) -> Grammar | None: ...  # noqa: D102
 
 
 class DecodingRequest(Protocol):
@@ -61,9 +77,9 @@ class SamplingParams:
     """How the next token is drawn from the model's logits.
 
     Processors apply in this order: `logit_bias`; `repetition_penalty` (prompt and output); `presence_penalty` and
-    `frequency_penalty` (output only); forbidden and allowed tokens; `min_new_tokens` of the request (bans its stop
-    tokens); `temperature`; `top_k` (ties at the k-th place stay; 0 = off); `top_p`; `min_p`. `temperature == 0` is
-    greedy: the arg max of the processed logits, lowest id on a tie.
+    `frequency_penalty` (output only); forbidden and allowed tokens; `grammar` (bans what its state after the output so far
+    does not allow); `min_new_tokens` of the request (bans its stop tokens); `temperature`; `top_k` (ties at the k-th place
+    stay; 0 = off); `top_p`; `min_p`. `temperature == 0` is greedy: the arg max of the processed logits, lowest id on a tie.
     """
 
     temperature: float = 1.0
@@ -76,6 +92,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     forbidden_token_ids: tuple[int, ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dspark.grammar import possible_tokens
 from dspark.request import DecodingRequest
 
 
@@ -32,13 +33,14 @@ def draw(probs: Tensor, uniform: Tensor) -> Tensor:
 class History:
     """What the processors need to know about prompt and output of each row, at the start of a round.
 
-    `num_output_tokens[b]` tokens have been emitted. `in_text` `[B, V]` marks tokens of prompt or output and
-    `output_counts` `[B, V]` counts those of the output; None where no row needs them.
+    `num_output_tokens[b]` tokens have been emitted. `in_text` `[B, V]` marks tokens of prompt or output, `output_counts`
+    `[B, V]` counts those of the output and `outputs` are the tokens themselves; None where no row needs them.
     """
 
     num_output_tokens: tuple[int, ...]
     in_text: Tensor | None
     output_counts: Tensor | None
+    outputs: tuple[Sequence[int], ...] | None = None
 
 
 class Processors:
@@ -72,6 +74,7 @@ class Processors:
         self._bias = self._bias_table()
         self._banned = self._banned_table()
         self._stops = self._stop_table()
+        self._has_grammar = any(each.grammar is not None for each in settings)
 
     def select(self, rows: Sequence[int]) -> "Processors":
         """The processors of some of the rows, in that order."""
@@ -87,7 +90,10 @@ class Processors:
             in_text = self._counts(token_ids, [0] * len(token_ids)) > 0
         if self._presence is not None or self._frequency is not None:
             counts = self._counts(token_ids, prompt_lengths)
-        return History(num_output, in_text, counts)
+        outputs = None
+        if self._has_grammar:
+            outputs = tuple(ids[skip:] for ids, skip in zip(token_ids, prompt_lengths, strict=True))
+        return History(num_output, in_text, counts, outputs)
 
     def probs(self, logits: Tensor, history: History, draft_token_ids: Tensor, *, start: int = 0) -> Tensor:
         """The laws of T positions in a block, each given its own true history.
@@ -110,6 +116,9 @@ class Processors:
         scores = self._penalised(scores, history, draft_token_ids, start)
         if self._banned is not None:
             scores = scores.masked_fill(self._banned, -torch.inf)
+        if history.outputs is not None:
+            ungrammatical = self._ungrammatical(history.outputs, draft_token_ids, start, scores.shape[1])
+            scores = scores.masked_fill(ungrammatical, -torch.inf)
         return self._without_early_stop(scores, history, start)
 
     def law(self, scores: Tensor) -> Tensor:
@@ -150,6 +159,19 @@ class Processors:
         if not any(map(any, early)):
             return scores
         return scores.masked_fill(self._stops & torch.tensor(early, device=self.device).unsqueeze(-1), -torch.inf)
+
+    def _ungrammatical(
+        self, outputs: Sequence[Sequence[int]], draft_token_ids: Tensor, start: int, num_rows: int
+    ) -> Tensor:
+        """What the grammars ban at each position, given output and drafts before it, `[B, T, V]`."""
+        drafts: list[list[int]] = draft_token_ids[:, : start + num_rows - 1].tolist()
+        banned = torch.zeros(len(outputs), num_rows, self.vocab_size, dtype=torch.bool)
+        for row, (request, output, own) in enumerate(zip(self.requests, outputs, drafts, strict=True)):
+            for place, tokens in enumerate(possible_tokens(request, [*output, *own], start=len(output) + start)):
+                if tokens is not None:
+                    banned[row, place] = True
+                    banned[row, place, tokens] = False
+        return banned.to(self.device)
 
     def _truncated(self, scores: Tensor) -> Tensor:
         # Every condition says what to drop, so that NaN is never dropped and reaches the law.

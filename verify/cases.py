@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
+from verify.grammar import TokenAutomaton
 from verify.models.pairs import Relation, TableSpec
 from verify.protocol import Capabilities, Request, SamplingParams
 
@@ -89,6 +90,14 @@ EXACT_MORE_PROCESSORS = (
     case("forbidden token", forbidden_token_ids=(1,), seed=19),
 )
 
+# From token 0 to 1 or 2, and stop behind a 1; another that alternates for ever.
+BRACKETS = TokenAutomaton({0: {0: 1, 2: 0}, 1: {1: 2, 0: 1}, 2: {}}, final=frozenset({2}))
+NEVER_TWICE = TokenAutomaton({0: {0: 1, 1: 2, 2: 3}, 1: {1: 2, 2: 3}, 2: {0: 1, 2: 3}, 3: {0: 1, 1: 2}})
+EXACT_GRAMMARS = (
+    case("grammar without an end", grammar=NEVER_TWICE, seed=29),
+    case("grammar that ends", vocab_size=4, num_draft_tokens=2, grammar=BRACKETS, stop_token_ids=(3,), seed=30),
+)
+
 EXACT_STOPS = (
     case("stop inside a block", stop_token_ids=(1,), seed=21),
     case("two stop tokens", vocab_size=4, num_draft_tokens=1, stop_token_ids=(0, 3), seed=22),
@@ -112,7 +121,7 @@ EXACT_BATCHES = (
     ),
 )
 
-EXACT_RECURRENT = (case("recurrent state", vocab_size=2, max_new_tokens=4, recurrent=True, seed=28),)
+EXACT_RECURRENT = (case("recurrent state", vocab_size=2, recurrent=True, seed=28),)
 
 # The confidence in a later draft depends on the draft before it, and for usual costs of a forward the decision hangs on it
 # here (as it does in one context of sixteen): a schedule that looks ahead shifts the law.

@@ -5,7 +5,7 @@ calls `generate` with one or more requests. Values travel by attribute name (str
 its own objects as long as they carry the attributes of `Generation`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,16 +18,37 @@ Role: TypeAlias = Literal["first", "accepted", "recovered", "bonus"]
 FinishReason: TypeAlias = Literal["stop", "length"]
 
 
+class Grammar(Protocol):
+    """Which outputs are possible: an automaton over token ids, in `initial_state` before the first token of the output.
+
+    In a state the tokens `allowed(state)` are possible and, where `is_final(state)`, the request's stop tokens too. A stop token
+    ends the output, so no state follows it. The states are hashable.
+    """
+
+    @property
+    def initial_state(self) -> Hashable:
+        """The state before the output."""
+
+    def allowed(self, state: Any) -> Sequence[int]:
+        """The tokens that may come next."""
+
+    def next_state(self, state: Any, token_id: int) -> Hashable:
+        """The state after one of the allowed tokens; asked for no other."""
+
+    def is_final(self, state: Any) -> bool:
+        """Whether the output may stop here."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """How the next token is drawn from the model's logits.
 
     Processors apply in this order, each to the result of the one before: `logit_bias`, `repetition_penalty` (over prompt
     and output: positive logits divided, negative multiplied), `presence_penalty` and `frequency_penalty` (over the
-    output only: subtracted once, and once per occurrence), forbidden and allowed tokens, `min_new_tokens` of the request
-    (bans its stop tokens), `temperature`, `top_k` (ties at the k-th place stay), `top_p` (smallest set of most probable
-    tokens whose mass reaches it), `min_p` (relative to the most probable token). `temperature == 0` is greedy: the
-    arg max of the processed logits, lowest id on a tie.
+    output only: subtracted once, and once per occurrence), forbidden and allowed tokens, `grammar` (bans what its state
+    after the output so far does not allow), `min_new_tokens` of the request (bans its stop tokens), `temperature`, `top_k`
+    (ties at the k-th place stay), `top_p` (smallest set of most probable tokens whose mass reaches it), `min_p` (relative to
+    the most probable token). `temperature == 0` is greedy: the arg max of the processed logits, lowest id on a tie.
     """
 
     temperature: float = 1.0
@@ -40,6 +61,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     forbidden_token_ids: tuple[int, ...] = ()
     allowed_token_ids: tuple[int, ...] | None = None
+    grammar: Grammar | None = None
 
     @property
     def greedy(self) -> bool:
@@ -121,6 +143,7 @@ class Capabilities:
     logit_bias: bool = False
     forbidden_tokens: bool = False
     allowed_tokens: bool = False
+    grammar: bool = False
     min_new_tokens: bool = False
     stop_tokens: bool = False
     batch: bool = False

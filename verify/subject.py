@@ -94,6 +94,7 @@ def claims_needed(request: Request) -> list[str]:
     claims += [name for name in names if getattr(sampling, name) != getattr(neutral, name)]
     claims += ["forbidden_tokens"] if sampling.forbidden_token_ids else []
     claims += ["allowed_tokens"] if sampling.allowed_token_ids is not None else []
+    claims += ["grammar"] if sampling.grammar is not None else []
     claims += ["min_new_tokens"] if request.min_new_tokens else []
     claims += ["stop_tokens"] if request.stop_token_ids else []
     claims += ["logprobs"] if request.logprobs else []
@@ -114,8 +115,17 @@ def describe(request: Request) -> dict[str, Any]:
         if value or name == "seed":
             described[name] = list(value) if isinstance(value, tuple) else value
     sampling = {
-        name: dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
+        name: _plain(value)
         for name in SamplingParams.__slots__
         if (value := getattr(request.sampling, name)) != getattr(neutral, name)
     }
     return described | ({"sampling": sampling} if sampling else {})
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON-ready data; a grammar as its text."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    return value if isinstance(value, int | float) else repr(value)

@@ -31,7 +31,7 @@ class Contexts:
             target_probs=self.target[where],
             token_ids=np.zeros(len(where), dtype=np.int64) if token_ids is None else token_ids,
             draft_probs=self.draft[where],
-            alternatives={name: self.unprocessed[where] for name in ("unprocessed", "no_temperature")},
+            alternatives=dict.fromkeys(("unprocessed", "no_temperature"), self.unprocessed[where]),
         )
 
     def law_of(self, hypothesis: Hypothesis) -> Floats | None:
@@ -56,7 +56,9 @@ class BulkBets:
     `verify.betting.learners` are left out; what is left out counts as wealth 0.
     """
 
-    def __init__(self, contexts: Contexts, emitted: Floats, *, alpha: float, num_runs: int, num_learned: int = 6) -> None:
+    def __init__(
+        self, contexts: Contexts, emitted: Floats, *, alpha: float, num_runs: int, num_learned: int = 6
+    ) -> None:
         wealth = Wealth(alpha=alpha)
         gains = [
             np.zeros(contexts.num_cells) if law is None else (law / contexts.target - 1).ravel()

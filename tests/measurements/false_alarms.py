@@ -6,6 +6,7 @@
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.measurements.ledger import Entry, interval, resume, shown
 from tests.measurements.noise import as_entry, measure_rounding
 from tests.measurements.pictures import Bar, draw_rates
 from tests.measurements.world import Floats, World
+from verify.betting.hypotheses import Hypothesis
 from verify.betting.wealth import Wealth
 from verify.models.pairs import Relation, TableSpec
 
@@ -87,14 +89,24 @@ def nulls(floor: float) -> list[Null]:
     return [*(Null(world=world) for world in WORLDS), *noisy]
 
 
-def crossings(null: Null, *, seed: int, runs: int, num_tokens: int) -> Entry:
-    """Crossings of every wealth in `runs` outputs: at any time, and for contrast at the end."""
+def crossings(
+    null: Null,
+    *,
+    seed: Sequence[int],
+    runs: int,
+    num_tokens: int,
+    hypotheses: Sequence[Hypothesis] | None = None,
+) -> Entry:
+    """Crossings of every wealth in `runs` outputs: at any time, and for contrast at the end.
+
+    `hypotheses` replaces the library, so that a test can plant one that cheats.
+    """
     decoded = _prepared(null).decode(np.random.default_rng(seed), num_runs=runs, num_tokens=num_tokens)
     result: Entry = {"blind": {}, "informed": {}, "end": {}, "bettors": {}}
     peaks: dict[str, list[float]] = {"blind": [], "informed": [], "end": []}
     alone: list[tuple[str, Floats]] = []
     for evidence in decoded.evidence():
-        wealth = Wealth(alpha=ALPHAS[0], tolerance=null.tolerance)
+        wealth = Wealth(hypotheses, alpha=ALPHAS[0], tolerance=null.tolerance)
         wealth.update(evidence)
         accounts = {"blind": wealth.blind} | ({"informed": wealth.informed} if null.world.decoder == "standard" else {})
         for name, account in accounts.items():
@@ -129,7 +141,8 @@ def total(entries: list[Entry]) -> Entry:
     for name in ("blind", "informed", "end"):
         added[name] = {str(alpha): sum(entry[name][str(alpha)] for entry in entries) for alpha in ALPHAS}
     added["bettors"] = {
-        str(alpha): dict(sum((Counter(entry["bettors"][str(alpha)]) for entry in entries), Counter())) for alpha in ALPHAS
+        str(alpha): dict(sum((Counter(entry["bettors"][str(alpha)]) for entry in entries), Counter()))
+        for alpha in ALPHAS
     }
     return added
 
@@ -183,8 +196,15 @@ def page(result: Entry) -> str:
                 f"| {kind['name']} | {rate['alpha']:g} | {by['blind']} | {by.get('informed', 'not a test here')} | "
                 f"{rate['above_1_over_alpha_at_the_end'] / kind['runs']:.4f} | {worst['crossed'] / kind['runs']:.4f} {worst['label']} |"
             )
-    above = [kind["name"] for kind in result["kinds"] for rate in kind["rates"] if rate["above_alpha"] or rate["bettors_above_alpha"]]
-    verdict = "**No wealth is shown to cross more often than its alpha.**" if not above else f"**Above alpha: {above}.**"
+    above = [
+        kind["name"]
+        for kind in result["kinds"]
+        for rate in kind["rates"]
+        if rate["above_alpha"] or rate["bettors_above_alpha"]
+    ]
+    verdict = (
+        "**No wealth is shown to cross more often than its alpha.**" if not above else f"**Above alpha: {above}.**"
+    )
     lines += [
         "",
         f"{verdict} Each kind has {result['kinds'][0]['runs']} runs; the single bettors ({result['kinds'][0]['num_bettors']} in the two "

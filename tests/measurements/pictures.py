@@ -31,7 +31,9 @@ class Line:
     dashed: bool = False
 
 
-def draw_rates(path: Path, bars: Sequence[Bar], *, xlabel: str = "share of runs in which the wealth ever crossed 1/alpha") -> None:
+def draw_rates(
+    path: Path, bars: Sequence[Bar], *, xlabel: str = "share of runs in which the wealth ever crossed 1/alpha"
+) -> None:
     """Rates on a logarithmic axis, grouped by promise, each promise a vertical line."""
     promises = list(dict.fromkeys(bar.promised for bar in bars))
     names = list(dict.fromkeys(bar.name for bar in bars))
@@ -53,32 +55,42 @@ def draw_rates(path: Path, bars: Sequence[Bar], *, xlabel: str = "share of runs 
 
 
 def draw_lines(
-    path: Path, lines: Mapping[str, Line], *, xlabel: str, ylabel: str, title: str = "", hline: tuple[float, str] | None = None
+    path: Path,
+    panels: Mapping[str, Mapping[str, Line]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    hline: tuple[float, str] | None = None,
 ) -> None:
-    """Series on logarithmic axes; gaps where there is no value."""
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axes = figure.subplots()
-    for color, (name, line) in zip(COLORS, lines.items(), strict=False):
-        points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
-        axes.plot(
-            [x for x, _ in points],
-            [y for _, y in points],
-            color=color,
-            marker=line.marker,
-            markersize=4,
-            linestyle="--" if line.dashed else "-",
-            label=name,
-        )
-    if hline is not None:
-        axes.axhline(hline[0], color="gray", linewidth=0.8, linestyle=":")
-        axes.annotate(hline[1], (1, hline[0]), xycoords=("axes fraction", "data"), fontsize=8, ha="right", va="bottom", color="gray")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_title(title, fontsize=10)
-    axes.legend(fontsize=8, frameon=False)
-    axes.grid(which="major", linewidth=0.3)
+    """Panels side by side, each with the same series on logarithmic axes; gaps where there is no value."""
+    figure = Figure(figsize=(4.6 * len(panels), 4.6), layout="constrained")
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    for axes, (title, lines) in zip(grid[0], panels.items(), strict=True):
+        for color, (name, line) in zip(COLORS, lines.items(), strict=False):
+            points = [(x, y) for x, y in zip(line.x, line.y, strict=True) if y is not None]
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                color=color,
+                marker=line.marker,
+                markersize=4,
+                linestyle="--" if line.dashed else "-",
+                label=name,
+            )
+        if hline is not None:
+            axes.axhline(hline[0], color="gray", linewidth=0.8, linestyle=":")
+            axes.annotate(
+                hline[1], (0.02, hline[0]), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", color="gray"
+            )
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel(xlabel, fontsize=9)
+        axes.set_title(title, fontsize=10)
+        axes.grid(which="major", linewidth=0.3)
+    grid[0][0].set_ylabel(ylabel, fontsize=9)
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside lower center", ncols=2
+    )
     save(figure, path)
 
 

@@ -69,7 +69,9 @@ class KernelTest:
         scale = len(self.target)
         signal = num_tokens * float((shift**2).sum())
         covariances = [np.diag(law) - np.outer(law, law) for law in emitted]
-        spread = 4 * num_tokens * scale * sum(float(row @ each @ row) for row, each in zip(shift, covariances, strict=True))
+        spread = (
+            4 * num_tokens * scale * sum(float(row @ each @ row) for row, each in zip(shift, covariances, strict=True))
+        )
         weights = self.weights
         sd = math.sqrt(spread + 2 * float((weights**2).sum()))
         return float(norm.sf((threshold - signal - weights.sum()) / sd))

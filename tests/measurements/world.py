@@ -131,7 +131,7 @@ class Decoded:
         before = np.concatenate([self.rows[:, :1], self.rows[:, :-1]], axis=1).ravel()
         alternatives = {"previous_row": world.target[before]}
         if world.temperature != 1:
-            alternatives |= {name: world.plain_target[flat] for name in ("unprocessed", "no_temperature")}
+            alternatives |= dict.fromkeys(("unprocessed", "no_temperature"), world.plain_target[flat])
         evidence = TokenEvidence(
             target_probs=world.target[flat],
             token_ids=self.token_ids.ravel(),

@@ -182,7 +182,7 @@ MUTANTS = (
         "padding behind a short row's drafts is verified like a draft",
         RULE,
         padding_is_drafted,
-        "test_07_batches.py::test_mixed_draft_lengths",
+        "test_07_batches.py::test_ragged_prompts[2]",
     ),
     bug(
         "HID-4",
@@ -209,7 +209,8 @@ MUTANTS = (
         "draft ids are scattered in the order of the batch before",
         "decoder.Batch._propose",
         order_of_the_batch_before,
-        "test_12_scheduling.py::test_sampled_law_of_batches",
+        "test_08_randomness.py::test_seed_reproduces_in_a_batch",
         family="ASYNC",
+        properties=("seeds reproduce", "sampled law under load"),
     ),
 )

@@ -51,7 +51,7 @@ class BlockRule:
                 weights.append(weight)
             num_accepted = 0
             for place in range(1, length + 1):
-                if float(accept_uniforms[row, place - 1]) < self._admitted(weights, place, length, target, draft):
+                if bool(accept_uniforms[row, place - 1] < self._admitted(weights, place, length, target, draft)):
                     num_accepted = place
                 elif self.stop_at_first:
                     break
@@ -97,7 +97,7 @@ def xbv(row: str, source: str, mechanism: str, rule: BlockRule, *diagnosis: str)
         mechanism=mechanism,
         make=decoder_with(rule),
         check=EXACT,
-        properties=LAW,
+        properties=(*LAW, "greedy identity"),
         diagnosis=diagnosis,
     )
 

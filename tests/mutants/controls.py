@@ -97,21 +97,21 @@ CONTROLS: dict[str, Control] = {
         Control(
             id="causal-threshold",
             about="ends a block where the draft is unsure of the token that it has yet to draw (CTRL-4)",
-            make=Parts(scheduler=lambda: StaticThreshold(0.5), claims=("draft_model", "scheduled")),
+            make=Parts(scheduler=lambda: StaticThreshold(0.5), claims=("scheduled",)),
         ),
         Control(
             id="lagged-capacity",
             about="searches its capacity over the whole block, with confidences two rounds old (SCHED-6)",
             make=Parts(
                 scheduler=lambda: LaggedScheduler(PROFILE),
-                claims=("draft_model", "scheduled"),
+                claims=("scheduled",),
                 without=("seeds_per_request",),
             ),
         ),
         Control(
             id="alternating-lengths",
             about="verifies 1, 2, 3, 0, 1, ... drafts, by the number of the round",
-            make=Parts(scheduler=parts.Alternating, claims=("draft_model", "scheduled")),
+            make=Parts(scheduler=parts.Alternating, claims=("scheduled",)),
         ),
         Control(
             id="sometimes-silent",

@@ -126,7 +126,7 @@ MUTANTS = (
         "the logits of a block of two collapse to nearly uniform",
         READ,
         reading_of(collapsed),
-        "test_03_sampled_law.py::test_tables[table-v16-close-sharp1.5-seed301]",
+        EXACT,
     ),
     num(
         "NUM-a",

@@ -132,10 +132,11 @@ def logprobs_before_the_mask(self: Batch, rows: Any, drafts: Tensor, _: Tensor, 
 def logp(row: str, source: str, mechanism: str, patches: dict[str, Any], *diagnosis: str, **fields: Any) -> Mutant:
     """A bug of the processors; patches are of methods of `Processors` unless they say otherwise."""
     full = {name if "." in name else f"dspark.sampling.Processors.{name}": value for name, value in patches.items()}
-    given: dict[str, Any] = {"check": HISTORY.format("repetition_penalty"), "properties": LAW, **fields}
+    given: dict[str, Any] = {"check": PENALTY, "properties": LAW, **fields}
     return Mutant(id=row, family="LOGP", source=source, mechanism=mechanism, patches=full, diagnosis=diagnosis, **given)
 
 
+PENALTY = "test_02_exact_law.py::test_processors[repetition penalty]"
 BIAS = "test_02_exact_law.py::test_more_processors[logit bias]"
 MIXED = "test_07_batches.py::test_mixed_processors"
 MUTANTS = (
@@ -178,7 +179,7 @@ MUTANTS = (
         {"_draft_counts": first_draft_again},
         "stale_history",
         "no_history",
-        check=HISTORY.format("frequency_penalty"),
+        check="test_02_exact_law.py::test_more_processors[frequency penalty]",
     ),
     logp(
         "LOGP-7b",
@@ -194,7 +195,7 @@ MUTANTS = (
         {"scores": logits_as_they_are},
         "no_history",
         "unprocessed",
-        check=HISTORY.format("forbidden_tokens"),
+        check="test_02_exact_law.py::test_more_processors[forbidden token]",
     ),
     logp(
         "LOGP-10",
@@ -225,7 +226,6 @@ MUTANTS = (
         "https://github.com/raullenchai/Rapid-MLX/pull/2655",
         "later draft steps see another history: the drafts are worse, their declared law is still theirs",
         {"probs": draft_history_one_behind},
-        check="test_02_exact_law.py::test_processors[repetition penalty]",
         properties=(),
         equivalent=True,
     ),
@@ -252,6 +252,6 @@ MUTANTS = (
         {"history": one_token_behind},
         "stale_history",
         "no_history",
-        check=HISTORY.format("presence_penalty"),
+        check="test_02_exact_law.py::test_processors[presence penalty]",
     ),
 )

@@ -38,11 +38,6 @@ def recovered_row(offset: int) -> Any:
     return rule
 
 
-def not_nan(draft_token_ids: Tensor, draft_probs: Tensor) -> Tensor:
-    """The guard catches NaN; infinity equals itself and passes."""
-    return (draft_probs == draft_probs).all(-1)
-
-
 def target_row(target_row: Tensor, draft_row: Tensor) -> Tensor:
     """The recovered token comes from the target itself."""
     return target_row
@@ -100,15 +95,6 @@ MUTANTS = (
         None,
         patches={"dspark.decoder.verify_block": recovered_row(1)},
         properties=(*LAW, "greedy identity"),
-    ),
-    res(
-        "RES-6",
-        "https://github.com/sgl-project/sglang/pull/37134",
-        "the guard on draft_probs catches NaN but not infinity",
-        None,
-        patches={"dspark.verification.trustworthy": not_nan},
-        check="test_09_support.py::test_corrupt_draft[inf]",
-        properties=("corrupt draft",),
     ),
     res(
         "RES-8",

@@ -25,6 +25,7 @@ PROCESSORS = (
     "logit_bias",
     "forbidden_tokens",
     "allowed_tokens",
+    "grammar",
     "min_new_tokens",
 )
 
@@ -125,7 +126,8 @@ def embed(kernel: Kernel) -> Callable[[ModelPair], KernelDecoder]:
 def claims(kernel: Kernel) -> Capabilities:
     """What the decoder claims; of the step's own `capabilities` only `arithmetic` says anything about it here."""
     own = own_claims(kernel)
-    return Capabilities(**dict.fromkeys((*CLAIMED, *PROCESSORS), True), arithmetic=own.arithmetic)
+    claimed: dict[str, Any] = dict.fromkeys((*CLAIMED, *PROCESSORS), True)
+    return Capabilities(**claimed, arithmetic=own.arithmetic)
 
 
 def own_claims(kernel: Kernel) -> Capabilities:

@@ -49,6 +49,8 @@ class AssistedGeneration:
         sampling = request.sampling
         if sampling.presence_penalty or sampling.frequency_penalty:
             raise NotImplementedError("transformers' generate has no presence or frequency penalty")
+        if sampling.grammar is not None:
+            raise NotImplementedError("this adapter hands no grammar to transformers")
         if request.seed is not None:
             torch.manual_seed(request.seed)
         prompt = torch.tensor([request.prompt_token_ids], device=self.models.device)  # [1, T]

@@ -15,7 +15,10 @@ LEAKS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 81)])  # [G], 16 a decade
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeakBound:
-    """With probability 1 - delta the share of the tokens that follow `label`'s law is below `leak`, at all times."""
+    """The share of the tokens that follow `label`'s law is below `leak`.
+
+    Holds at all times and for all laws bounded together with it, with probability 1 - delta.
+    """
 
     label: str
     leak: float
@@ -28,10 +31,12 @@ class LeakBound:
 
 
 class LeakBounds:
-    """Upper confidence bounds on l in (1 - l) target + l law, one per hypothesis, each at level 1 - `delta` on its own.
+    """Upper confidence bounds on l in (1 - l) target + l law, one per hypothesis, right together with probability 1 - `delta`.
+
+    `delta` is split evenly over the different laws. Each bound is about a decoder with that one mistake.
 
     For a true leak l, mixture over l' of prod m_l'(x)/m_l(x) with m_l = (1 - l) target + l law is a martingale, so
-    with probability 1 - delta the likelihood of l stays above delta times the mixed likelihood for ever. The
+    with probability 1 - risk the likelihood of l stays above risk times the mixed likelihood for ever. The
     log-likelihood is concave in l, so the leaks that are not excluded form an interval; its end is rounded up to the
     grid. Half of the mixture sits at leak 0, where the bound is wanted tight. `tolerance`: the true law is within
     that of m_l in log-probability. Source: Robbins 1970; Wasserman, Ramdas & Balakrishnan 2020, equation 8.
@@ -45,6 +50,7 @@ class LeakBounds:
         self.hypotheses = tuple(hypotheses)
         self.delta = delta
         self.tolerance = tolerance
+        self._log_risk = np.log(max(1, len({each.formula for each in self.hypotheses})) / delta)
         self.num_tokens = np.zeros(len(self.hypotheses), dtype=np.int64)  # [H]
         self._log_likelihood = np.zeros((len(self.hypotheses), LEAKS.size))  # [H, G], relative to leak 0
         self._upper = np.ones(len(self.hypotheses))  # [H]
@@ -64,7 +70,7 @@ class LeakBounds:
         self.num_tokens[index] += ratio.size
         log_likelihood = self._log_likelihood[index]
         mixed = np.logaddexp.reduce(log_likelihood + self._log_prior)
-        slack = -np.log(self.delta) + self.tolerance * self.num_tokens[index]
+        slack = self._log_risk + self.tolerance * self.num_tokens[index]
         kept = np.flatnonzero(log_likelihood > mixed - slack)
         # Nothing kept means that no leak of this law explains the tokens: the bound is void, not small.
         end = int(kept[-1]) + 1 if kept.size else LEAKS.size - 1

@@ -12,8 +12,9 @@ from verify.betting.rows import Rows
 Place: TypeAlias = Literal["draft", "bonus", "any"]
 
 # Shares of the positions at which the mistake is bet to act. A share sees leaks down to about half of itself, so the
-# grid is geometric; none is 1, so that a single token that a law excludes costs a bettor a factor 50 and not its life.
-SHARES = (0.004, 0.02, 0.1, 0.5, 0.98)
+# grid is geometric; smaller ones are learned (`verify.betting.shares`). None is 1, so that a single token that a law
+# excludes costs a bettor a factor 50 and not its life.
+SHARES = (0.02, 0.1, 0.5, 0.98)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

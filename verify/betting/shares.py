@@ -10,8 +10,6 @@ WINDOW = 64
 LARGEST_SHARE = 0.5
 # Worth so many tokens with gains of size 1: the first window cannot throw the share far.
 PRIOR_CURVATURE = 10.0
-# The bet is the estimate less so many of its standard deviations: while nothing is known, nothing is lost by guessing.
-CAUTION = 0.7
 # A bet on a token that is next to impossible may pay without bound; as curvature such a gain would freeze the share.
 LARGEST_GAIN = 1e6
 
@@ -27,7 +25,6 @@ class LearnedShares:
 
     def __init__(self, num_hypotheses: int) -> None:
         self.shares = np.zeros(num_hypotheses)  # [H]
-        self._estimate = np.zeros(num_hypotheses)  # [H]
         self._curvature = np.full(num_hypotheses, PRIOR_CURVATURE)  # [H]
         self._slope = np.zeros(num_hypotheses)  # [H], of the present window
         self._squares = np.zeros(num_hypotheses)  # [H], of the present window
@@ -53,10 +50,7 @@ class LearnedShares:
     def step(self, slope: Floats, squares: Floats) -> None:
         """Move the shares by the sums of z and of z^2 over tokens bet on at the present shares, each [H]."""
         self._curvature += squares
-        # The slope at the estimate is that at the share less the curvature between the two.
-        self._estimate += (slope - (self._estimate - self.shares) * squares) / self._curvature
-        self._estimate = np.clip(self._estimate, 0, LARGEST_SHARE)
-        self.shares = np.maximum(self._estimate - CAUTION / np.sqrt(self._curvature), 0)
+        self.shares = np.clip(self.shares + slope / self._curvature, 0, LARGEST_SHARE)
 
     def _end_window(self) -> None:
         self.step(self._slope, self._squares)

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from verify.subject import Subject
 Output = tuple[int, ...]
 # Two laws this near (total variation) are one: what float32 casts may cause, and far below any bug in a small case.
 SAME_LAW = 5e-7
+# Shares of the positions at which a mistake may act: finer than a bettor's, as nothing is staked here, and the same for all.
+SHARES = (0.004, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98)
 
 
 def diagnose_law(subject: Subject, request: Request, law: Mapping[Output, float]) -> str:
@@ -32,22 +34,26 @@ def diagnose_law(subject: Subject, request: Request, law: Mapping[Output, float]
     first = weights.index(max(weights))  # the empty prefix, which every output has
     error = 0.5 * float(np.abs(observed[first] - evidence.target_probs[first]).sum())
     if error > SAME_LAW:
-        return _by_first_token(evidence, observed[first], first, error)
+        return _by_first_token(weights, evidence, observed, first, error)
     return _by_growth(weights, evidence, observed)
 
 
-def _by_first_token(evidence: TokenEvidence, observed: Floats, row: int, error: float) -> str:
-    """The hypothesis whose law of the first token is the observed one, or the nearest."""
+def _by_first_token(weights: Sequence[float], evidence: TokenEvidence, observed: Floats, row: int, error: float) -> str:
+    """The hypothesis whose law of the first token is the observed one, or the nearest; on a tie the whole output decides."""
     distances: dict[str, tuple[float, Hypothesis]] = {}
     for hypothesis in library():
         mistaken = hypothesis.law(evidence)
         if mistaken is not None and hypothesis.place != "bonus":
-            distance = 0.5 * float(np.abs(observed - mistaken[row]).sum())
+            distance = 0.5 * float(np.abs(observed[row] - mistaken[row]).sum())
             if distance < distances.get(hypothesis.name, (math.inf, hypothesis))[0]:
                 distances[hypothesis.name] = (distance, hypothesis)
     ranking = sorted(distances.values(), key=lambda entry: entry[0])
     if not ranking or ranking[0][0] >= error:
         return ""
+    exact = {each.name for distance, each in ranking if distance <= SAME_LAW}
+    if len(exact) > 1:
+        growth = _growth(weights, evidence, observed, only=exact)
+        ranking.sort(key=lambda entry: (entry[1].name not in exact, -growth.get(entry[1].name, (0.0,))[0], entry[0]))
     (nearest, best), *others = ranking
     fits = "gives exactly" if nearest <= SAME_LAW else "comes nearest to"
     against = f"; next {others[0][1].name}, {others[0][0]:.2g} away" if others else ""
@@ -59,26 +65,32 @@ def _by_first_token(evidence: TokenEvidence, observed: Floats, row: int, error: 
 
 def _by_growth(weights: Sequence[float], evidence: TokenEvidence, observed: Floats) -> str:
     """The hypothesis on which a bettor would win most per output."""
-    growth: dict[str, float] = {}
-    explained: dict[str, Hypothesis] = {}
+    growth = _growth(weights, evidence, observed)
+    ranking = sorted(growth, key=lambda name: -growth[name][0])
+    if not ranking or growth[ranking[0]][0] <= 0:
+        return ""
+    rate, best = growth[ranking[0]]
+    against = f", next {ranking[1]} {growth[ranking[1]][0]:.3g}" if len(ranking) > 1 else ""
+    return f"{best.name} ({best.family}; wins {rate:.3g} nats per output{against}): {best.explanation}"
+
+
+def _growth(
+    weights: Sequence[float], evidence: TokenEvidence, observed: Floats, *, only: Collection[str] = ()
+) -> dict[str, tuple[float, Hypothesis]]:
+    """By name, what a bettor wins per output at the best share, and the variant that wins it; of all, or of some."""
+    found: dict[str, tuple[float, Hypothesis]] = {}
     occurs = observed > 0
     for hypothesis in library():
-        mistaken = hypothesis.law(evidence)
+        mistaken = None if only and hypothesis.name not in only else hypothesis.law(evidence)
         if mistaken is None:
             continue
-        for share in hypothesis.shares:
+        for share in SHARES:
             ratio = 1 + share * (mistaken / np.maximum(evidence.target_probs, 1e-300) - 1)  # [N, V]
             gains = np.where(occurs, observed * np.log(np.maximum(ratio, 1e-300)), 0.0).sum(-1)  # [N]
             rate = float(np.dot(weights, gains))
-            if rate > growth.get(hypothesis.name, -math.inf):
-                growth[hypothesis.name] = rate
-                explained[hypothesis.name] = hypothesis
-    ranking = sorted(growth, key=lambda name: -growth[name])
-    if not ranking or growth[ranking[0]] <= 0:
-        return ""
-    best = explained[ranking[0]]
-    against = f", next {ranking[1]} {growth[ranking[1]]:.3g}" if len(ranking) > 1 else ""
-    return f"{best.name} ({best.family}; wins {growth[best.name]:.3g} nats per output{against}): {best.explanation}"
+            if rate > found.get(hypothesis.name, (-math.inf, hypothesis))[0]:
+                found[hypothesis.name] = (rate, hypothesis)
+    return found
 
 
 def _conditionals(

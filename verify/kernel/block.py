@@ -82,14 +82,14 @@ def admit_emission(block: Block, answer: Any) -> Emission:
     emitted = np.arange(width)[None, :] <= num_accepted[:, None]  # [B, K + 1]
     foreign = emitted & ((token_ids < 0) | (token_ids >= vocab_size))
     if foreign.any():
-        row, place = np.unravel_index(int(np.argmax(foreign)), foreign.shape)
+        row, place = _first(foreign)
         raise Malformed(
             f"token_ids[{row}, {place}] is {token_ids[row, place]} where {num_accepted[row]} drafts were accepted; the first "
             f"{num_accepted[row] + 1} tokens of the row must lie in the vocabulary of {vocab_size}."
         )
     excess = ~emitted & (token_ids != PADDING)
     if excess.any():
-        row, place = np.unravel_index(int(np.argmax(excess)), excess.shape)
+        row, place = _first(excess)
         raise Malformed(
             f"token_ids[{row}, {place}] is {token_ids[row, place]} where {num_accepted[row]} drafts were accepted; what follows "
             f"the first {num_accepted[row] + 1} tokens of the row must be {PADDING}."
@@ -97,12 +97,17 @@ def admit_emission(block: Block, answer: Any) -> Emission:
     drafts = _numpy(block.draft_token_ids)
     other = (np.arange(width - 1)[None, :] < num_accepted[:, None]) & (token_ids[:, :-1] != drafts)
     if other.any():
-        row, place = np.unravel_index(int(np.argmax(other)), other.shape)
+        row, place = _first(other)
         raise Malformed(
             f"token_ids[{row}, {place}] is {token_ids[row, place]} but the draft there is {drafts[row, place]} and "
             f"num_accepted[{row}] is {num_accepted[row]}; accepted tokens are the drafts themselves."
         )
     return Emission(token_ids=token_ids, num_accepted=num_accepted)
+
+
+def _first(marks: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    row, place = divmod(int(np.argmax(marks)), marks.shape[1])
+    return row, place
 
 
 def _numpy(values: Tensor) -> npt.NDArray[Any]:

@@ -1,5 +1,6 @@
 """Thousands of rows a call on known laws: blocks out, counts in, bets on the counts."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -158,7 +159,7 @@ class Experiment:
 
     @cached_property
     def _table_size(self) -> int:
-        return round(self.tables[0].law.size ** 0.5)
+        return math.isqrt(self.tables[0].law.size)
 
     def _outcomes(self, law: Floats) -> Floats:
         return law.reshape(-1) if self.joint else law.sum(0).reshape(-1)

@@ -50,8 +50,8 @@ class Rows:
 
     def binned(self, masses: Floats) -> Floats:
         """Sums by class of `masses` [V], `[C]`."""
-        sums: Floats = np.bincount(self.classes, weights=masses, minlength=self.num_classes)
-        return sums
+        sums = np.bincount(self.classes, weights=masses, minlength=self.num_classes)
+        return sums.astype(np.float64)
 
 
 def _residual(target: Floats, draft: Floats) -> Floats:

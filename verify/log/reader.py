@@ -2,9 +2,8 @@
 
 import gzip
 import importlib
+import io
 import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -44,47 +43,43 @@ def read_log(path: Path) -> Log:
     entries: list[Entry] = []
     broken: list[tuple[int, str]] = []
     elsewhere = number = 0
-    try:
-        for number, text in enumerate(_lines(path), start=1):
-            try:
-                line = _line(text)
-                if line is not None and entries:
-                    _agree(entries[0].line, line)
-            except ValueError as error:
-                broken.append((number, str(error)))
-                continue
-            if line is None:
-                elsewhere += bool(text.strip())
-            else:
-                entries.append(Entry(number=number, line=line))
-    except (EOFError, zlib.error, gzip.BadGzipFile, RuntimeError) as error:
-        broken.append((number + 1, f"the file ends or breaks in the middle of its compressed data: {error}"))
+    opened = _open(path)
+    while True:
+        number += 1
+        try:
+            text = opened.readline()
+        except Exception as error:  # each decompressor has exceptions of its own
+            broken.append((number, f"the file ends or breaks in the middle of its compressed data: {error}"))
+            break
+        if not text:
+            break
+        try:
+            line = _line(text)
+            if line is not None and entries:
+                _agree(entries[0].line, line)
+        except ValueError as error:
+            broken.append((number, str(error)))
+            continue
+        if line is None:
+            elsewhere += bool(text.strip())
+        else:
+            entries.append(Entry(number=number, line=line))
+    opened.close()
     name = entries[0].line.engine if entries else ""
     engine = name or path.name.removesuffix(next(each for each in SUFFIXES if path.name.endswith(each)))
     return Log(engine=engine, entries=tuple(entries), broken=tuple(broken), elsewhere=elsewhere)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    if path.name.endswith(".zst"):
-        with _open_zstd(path) as opened:
-            yield from opened
-    elif path.name.endswith(".gz"):
-        with gzip.open(path, "rb") as opened:
-            yield from opened
-    else:
-        with path.open("rb") as opened:
-            yield from opened
-
-
-def _open_zstd(path: Path) -> IO[bytes]:
-    """Through the standard library (Python 3.14), or the package zstandard where it is installed."""
+def _open(path: Path) -> IO[bytes]:
+    """Decompressing; zstd through the standard library (Python 3.14), or the package zstandard where it is installed."""
+    if not path.name.endswith(".zst"):
+        return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")  # type: ignore[return-value]
     for name in ("compression.zstd", "zstandard"):
         try:
             module: Any = importlib.import_module(name)
         except ImportError:
             continue
-        opened: IO[bytes] = module.open(path, "rb")
-        return opened
+        return io.BufferedReader(module.open(path, "rb"))
     raise pytest.UsageError(
         f"--generations {path.name!r}: reading .zst needs Python 3.14 or the package zstandard; or decompress it"
     )
@@ -116,6 +111,8 @@ def _recorded(request: Any, generation: Any) -> Any:
     if not isinstance(request, dict) or not isinstance(generation, dict):
         return None
     asked = {name: value for name, value in request.items() if name != "logprobs"}
+    if isinstance(asked.get("sampling"), dict):  # a setting that is None is not set
+        asked["sampling"] = {name: value for name, value in asked["sampling"].items() if value is not None}
     return asked | {name: value for name, value in generation.items() if name != "logprobs"}
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from verify.grammar import possible_tokens
 from verify.protocol import Request, SamplingParams
 
 
@@ -51,9 +52,27 @@ def processed_logits(logits: Tensor, request: Request, output: Sequence[int]) ->
         allowed = torch.zeros(vocab_size, dtype=torch.bool, device=scores.device)
         allowed[list(sampling.allowed_token_ids)] = True
         scores = scores.masked_fill(~allowed, -torch.inf)
+    if sampling.grammar is not None:
+        scores = scores.masked_fill(~_grammatical(request, output, num_rows, vocab_size).to(scores.device), -torch.inf)
     if request.min_new_tokens and request.stop_token_ids:
         scores[: request.min_new_tokens, list(request.stop_token_ids)] = -torch.inf
     return scores
+
+
+def _grammatical(request: Request, output: Sequence[int], num_rows: int, vocab_size: int) -> Tensor:
+    """The tokens that the grammar leaves possible at each row, `[N, V]`; all of them after a violation or a stop token."""
+    possible = torch.ones(num_rows, vocab_size, dtype=torch.bool)
+    grammar = request.sampling.grammar
+    assert grammar is not None
+    state = grammar.initial_state
+    for row in range(num_rows):
+        tokens = possible_tokens(grammar, state, request.stop_token_ids)
+        possible[row] = False
+        possible[row, sorted(tokens)] = True
+        if row == len(output) or output[row] not in tokens or output[row] in request.stop_token_ids:
+            break
+        state = grammar.next_state(state, output[row])
+    return possible
 
 
 def next_token_laws(logits: Tensor, request: Request, output: Sequence[int]) -> Tensor:

@@ -132,16 +132,20 @@ def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, fol
 
 
 def checkpoint_pair(
-    target_dir: Path, draft_dir: Path, *, device: torch.device, dtype: torch.dtype, folder: Path, name: str
+    target_dir: Path, draft_dir: Path | None, *, device: torch.device, dtype: torch.dtype, folder: Path, name: str
 ) -> ModelPair:
-    """Load two checkpoint directories; raises ValueError (value, rule, remedy) where that is impossible."""
+    """Load two checkpoint directories; raises ValueError (value, rule, remedy) where that is impossible.
+
+    `draft_dir` None: the target, loaded once, stands for the draft, where nothing drafts.
+    """
     for label, directory in (("target", target_dir), ("draft", draft_dir)):
-        if not (directory / "config.json").is_file():
+        if directory is not None and not (directory / "config.json").is_file():
             raise ValueError(
                 f"{label} directory {str(directory)!r} has no config.json; it must be a transformers checkpoint directory. "
                 "Give the folder that `save_pretrained` wrote."
             )
-    target, draft = (_load(directory, device=device, dtype=dtype) for directory in (target_dir, draft_dir))
+    target = _load(target_dir, device=device, dtype=dtype)
+    draft = target if draft_dir is None else _load(draft_dir, device=device, dtype=dtype)
     vocab_size = int(target.config.get_text_config().vocab_size)
     draft_vocab_size = int(draft.config.get_text_config().vocab_size)
     if vocab_size != draft_vocab_size:

@@ -25,9 +25,9 @@ class RecurrentTableConfig(TableConfig):
 class RecurrentTableLM(TableLM):
     """A `TableLM` whose row depends on a recurrent state too: 64 bits, hashed with every token that is read.
 
-    The state is kept in a linear attention layer of the cache. Like those of real models it does not depend on positions, only on
-    the order of reading, and a slot that a 2D mask hides leaves it as it was. So a token that was read and rejected, read twice or
-    not at all changes every later row, though keys and values may be right.
+    The state is kept in a linear attention layer of the cache. Like those of real models it does not depend on positions, only
+    on the order of reading, and a slot that a 2D mask hides leaves it as it was. So a token that was read and rejected, read
+    twice or not at all changes every later row, though keys and values may be right.
     """
 
     config_class = RecurrentTableConfig
@@ -38,7 +38,7 @@ class RecurrentTableLM(TableLM):
         for token in token_ids:
             state = _mix_int(_wrap(state * _MULTIPLIER_1) + token + 1)
         attended = row_index(token_ids, num_rows=1 << 64, window=self.config.window)
-        return _mix_int(_wrap(attended + state)) % self.config.num_rows
+        return _mix_int(_wrap(attended + state)) % self.num_rows
 
     def forward(
         self,
@@ -54,7 +54,9 @@ class RecurrentTableLM(TableLM):
     ) -> CausalLMOutputWithPast | tuple[Any, ...]:
         """As `TableLM.forward`; a 4D mask raises ValueError, because a state has no branches."""
         if attention_mask is not None and attention_mask.ndim == 4:
-            raise ValueError("attention_mask has 4 dimensions; a recurrent state reads one token after the other. Give a 2D mask")
+            raise ValueError(
+                "attention_mask has 4 dimensions; a recurrent state reads one token after the other. Give a 2D mask"
+            )
         cache = past_key_values if cache is None else cache
         if cache is None and (self.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=self.config)
@@ -72,12 +74,14 @@ class RecurrentTableLM(TableLM):
         output.logits = self.logits_table[rows % self.num_rows]  # [B, T, V]
         if not output_hidden_states:
             output.hidden_states = None
-        return output.to_tuple() if kwargs.get("return_dict") is False else output
+        answer: CausalLMOutputWithPast | tuple[Any, ...] = output
+        return output.to_tuple() if kwargs.get("return_dict") is False else answer
 
     def _read(self, input_ids: Tensor, attention_mask: Tensor | None, cache: Cache | None) -> Tensor:
         """The state after each token, `[B, T]`; the last one is left in the cache."""
         batch, length = input_ids.shape
-        before = None if cache is None else cache.layers[RECURRENT].recurrent_states[0]
+        layers: list[Any] = [] if cache is None else list(cache.layers)
+        before = layers[RECURRENT].recurrent_states[0] if layers else None
         state = input_ids.new_zeros(batch) if before is None else before[:, 0]
         seen = torch.ones_like(input_ids, dtype=torch.bool)
         if attention_mask is not None:

@@ -61,9 +61,10 @@ def table_subject(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.f
 
 def load_trained_pair(options: Options) -> ModelPair:
     """The pair given by --target and --draft, or the fixture pair; ValueError where it cannot serve."""
+    undrafted = options.door == "generations" and options.draft is None
     return checkpoint_pair(
         options.target or FIXTURES / "target",
-        options.draft or options.target or FIXTURES / "draft",
+        None if undrafted else options.draft or options.target or FIXTURES / "draft",
         device=torch.device(options.device),
         dtype=DTYPES[options.dtype],
         folder=options.report_dir / "models",

@@ -17,9 +17,7 @@ from verify.suite.support import answered, greedy, prompts, scaled, table_subjec
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=601, num_rows=4096, sharpness=2.5)
 SHORT = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=602, num_rows=4096, sharpness=2.5, max_positions=24)
-RECURRENT = TableSpec(
-    vocab_size=48, relation=Relation.CLOSE, seed=604, num_rows=4096, sharpness=2.5, recurrent=True
-)
+RECURRENT = TableSpec(vocab_size=8, relation=Relation.CLOSE, seed=604, num_rows=4096, sharpness=2.5, recurrent=True)
 LOOKUP = TableSpec(vocab_size=6, relation=Relation.CLOSE, seed=603, history="window", window=2, num_rows=36)
 
 
@@ -91,11 +89,11 @@ def test_recurrent_state(judge: Judge) -> None:
     subject = table_subject(judge, RECURRENT)
     subject.require("greedy", "draft_model", "recurrent_targets")
     asked = [
-        greedy(prompt, max_new_tokens=40, num_draft_tokens=3)
-        for prompt in prompts(judge, 8, vocab_size=RECURRENT.vocab_size)
+        greedy(prompt, max_new_tokens=24, num_draft_tokens=2)
+        for prompt in prompts(judge, 6, vocab_size=RECURRENT.vocab_size)
     ]
     answers, coverage = answered(subject, asked)
-    required = rejections_and_full_acceptance(3)
+    required = rejections_and_full_acceptance(2)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 

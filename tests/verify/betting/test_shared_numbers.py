@@ -33,7 +33,7 @@ def coin_of_the_draft(target: Floats, draft: Floats) -> Floats:
 def coin_reused_for_recovery(target: Floats, draft: Floats) -> Floats:
     law = np.minimum(target, draft)
     for token_id, ratio in enumerate(np.minimum(1, target / draft)):
-        coins = GRID[GRID >= ratio]
+        coins = GRID[ratio <= GRID]
         drawn = inverted(residual(target, draft), coins)
         law = law + draft[token_id] * np.bincount(drawn, minlength=len(target)) / len(GRID)
     return law
