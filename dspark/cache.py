@@ -98,6 +98,13 @@ class BatchContext:
             self.valid = self.valid[list(rows)]
             self._tidy(self.valid)
 
+    def copy(self) -> "BatchContext":
+        """The same text in a cache of its own."""
+        twin = BatchContext(self.model, len(self.lengths), layers=self.layers)
+        twin.lengths, twin.num_slots, twin.valid = list(self.lengths), self.num_slots, self.valid
+        twin.cache = copy.deepcopy(self.cache)
+        return twin
+
     def _mask_and_positions(self, valid: Tensor, width: int) -> dict[str, Any]:
         device = self.model.device
         visible = torch.cat([valid, torch.ones(valid.shape[0], width, dtype=torch.bool)], 1)  # [B, L + T]

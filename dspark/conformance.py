@@ -21,6 +21,7 @@ from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
 from dspark.scheduler.threshold import StaticThreshold
+from dspark.serving import Engine, Limits
 from dspark.tree.decoder import TreeDecoder
 from dspark.tree.drafter import ModelTreeDrafter, Siblings
 from dspark.tree.topology import Topology
@@ -142,6 +143,13 @@ def make_eagle3_decoder(models: Models) -> ConformingDecoder:
     return ConformingDecoder(models, SpeculativeDecoder(models.target, drafter_for(models, "eagle3")), CLAIMED)
 
 
+def make_serving_decoder(models: Models) -> ConformingDecoder:
+    """The classic decoder behind the serving engine, so short of room that it preempts, queues and reuses."""
+    limits = Limits(max_rows=3, max_tokens=40, max_prefixes=4)
+    engine = Engine(models.target, ModelDrafter(models.draft), limits=limits)
+    return ConformingDecoder(models, engine, CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
+
+
 def make_tree_decoder(models: Models) -> ConformingDecoder:
     """A tree whose siblings are independent draws."""
     return _with_a_tree(models, "independent")
@@ -153,9 +161,9 @@ def make_distinct_tree_decoder(models: Models) -> ConformingDecoder:
 
 
 def _with_a_tree(models: Models, siblings: Siblings) -> ConformingDecoder:
-    """Two candidates for every place, of which the first goes on: small enough for the exact law."""
+    """Two candidates for every place but the first, of which one goes on: small enough for the exact law."""
     drafter = ModelTreeDrafter(models.draft, siblings=siblings)
-    decoder = TreeDecoder(models.target, drafter, Topology.spine(depth=8, width=2))
+    decoder = TreeDecoder(models.target, drafter, Topology.spine((1, *[2] * 7)))
     claims = [claim for claim in CLAIMED if claim != "recurrent_targets"]
     return ConformingDecoder(models, decoder, [*claims, "draft_model", "draft_vocab_mismatch"])
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dspark.cache import open_context
+from dspark.cache import Context, open_context
 from dspark.causal_model import CausalModel
 from dspark.drafters.protocol import Drafter, Proposal
 from dspark.randomness import round_uniforms, uniform_source
@@ -78,6 +78,12 @@ class Row:
     drafted_per_step: list[int] = field(default_factory=list)
     accepted_per_step: list[int] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, request: DecodingRequest) -> "Row":
+        """A request that has not begun."""
+        source = uniform_source(request.seed)
+        return cls(request=request, source=source, token_ids=list(request.prompt_token_ids))
+
     @property
     def num_remaining(self) -> int:
         """Tokens still to emit."""
@@ -112,7 +118,11 @@ class Row:
 
 
 class Batch:
-    """The state of some requests; `advance` runs one round over those in `running`. Finished rows cost nothing."""
+    """The state of some requests; `advance` runs one round over those in `running`. Finished rows cost nothing.
+
+    `rows` go on with requests that have begun elsewhere, from their text alone. `context` is what the target has read of the
+    beginning of each row already, for drafters that read no features.
+    """
 
     @torch.inference_mode()
     def __init__(
@@ -123,16 +133,16 @@ class Batch:
         *,
         scheduler: Scheduler | None,
         verify: VerificationRule,
+        rows: Sequence[Row] | None = None,
+        context: Context | None = None,
     ) -> None:
         self.verify = verify
-        self.rows = [
-            Row(request=each, source=uniform_source(each.seed), token_ids=list(each.prompt_token_ids))
-            for each in requests
-        ]
+        self.rows = [Row.of(each) for each in requests] if rows is None else list(rows)
         self.running = list(range(len(requests)))
         dtype = torch.float64 if target.model.dtype == torch.float64 else torch.float32
         self.processors = Processors(requests, vocab_size=target.vocab_size, device=target.device, dtype=dtype)
-        self.context = open_context(target, len(requests), layers=drafter.feature_layers if drafter else ())
+        layers = drafter.feature_layers if drafter else ()
+        self.context = open_context(target, len(requests), layers=layers) if context is None else context
         self.session = drafter.open(len(requests)) if drafter else None
         self.schedule = scheduler.open() if scheduler else None
         self._prefill()
@@ -197,17 +207,22 @@ class Batch:
         return proposal.shortened(admitted)
 
     def _prefill(self) -> None:
-        """Read all of each prompt but its last token, the first anchor."""
+        """Read all of each text but its last token, the first anchor."""
         heads = [row.token_ids[:-1] for row in self.rows]
-        counts = [len(head) for head in heads]
-        width = max(counts, default=0)
-        if width == 0:
-            return
-        block = torch.tensor([head + [0] * (width - len(head)) for head in heads], device=self.processors.device)
-        reading = self.context.extend(block, counts, last=True)
-        self.context.commit(counts)
-        if self.session:
-            self.session.observe(token_ids=block, counts=counts, features=reading.features)
+        missing = [head[have:] for head, have in zip(heads, self.context.lengths, strict=True)]
+        lengths = [len(head) for head in heads]
+        features = None
+        if any(missing):
+            reading = self.context.extend(self._padded(missing), [len(each) for each in missing], last=True)
+            self.context.commit(lengths)
+            features = reading.features
+        if self.session and any(heads):
+            self.session.observe(token_ids=self._padded(heads), counts=lengths, features=features)
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Rows of tokens as `[B, T]`, zeros behind each."""
+        width = max(map(len, rows))
+        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.processors.device)
 
     def _emit(
         self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification

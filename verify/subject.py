@@ -15,11 +15,15 @@ MakeDecoder = Callable[[ModelPair], Any]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One request's answer, with the rounds seen from the target (None where they could not be reconstructed)."""
+    """One request's answer, with the rounds seen from the target (None where they could not be reconstructed).
+
+    `num_tree_forwards` counts the target's forwards where drafts branch, and rounds are therefore not reconstructed.
+    """
 
     request: Request
     generation: Generation
     rounds: list[Round] | None
+    num_tree_forwards: int = 0
 
 
 class Subject:
@@ -78,7 +82,8 @@ class Subject:
         """One request alone, observed from the target."""
         with observed(self.models.target) as trace:
             (generation,) = self.generate([request])
-        return Observed(request, generation, rounds_of(trace, request, generation))
+        num_tree_forwards = len(trace.calls) if any(call.branches for call in trace.calls) else 0
+        return Observed(request, generation, rounds_of(trace, request, generation), num_tree_forwards)
 
 
 def rounds_of(trace: Trace, request: Request, generation: Generation) -> list[Round] | None:

@@ -32,7 +32,7 @@ def test_the_engine_stays_below_alpha() -> None:
 
 
 def test_an_engine_with_a_law_that_is_none_exceeds_alpha() -> None:
-    added = crossings(Null(world=WORLDS[0]), seed=[0], runs=40, num_tokens=60, hypotheses=[*library()[:4], UNNORMALISED])
+    added = crossings(Null(world=WORLDS[0]), seed=[0], runs=40, num_tokens=120, hypotheses=[*library()[:4], UNNORMALISED])
     assert all(exceeds(added["blind"][str(alpha)], 40, alpha) for alpha in ALPHAS)
     (rate, _) = summary("kind", 0.0, added, informed=True)["rates"]
     assert rate["above_alpha"] == ["blind", "informed"]
@@ -80,7 +80,7 @@ def test_rounding_without_tolerance_is_an_alarm() -> None:
 def test_the_page_names_what_is_above_alpha(tmp_path: Path) -> None:
     kinds = []
     for hypotheses in (None, [UNNORMALISED]):
-        added = crossings(Null(world=WORLDS[0]), seed=[0], runs=20, num_tokens=60, hypotheses=hypotheses)
+        added = crossings(Null(world=WORLDS[0]), seed=[0], runs=20, num_tokens=120, hypotheses=hypotheses)
         kinds.append(summary(f"kind {len(kinds)}", 0.0, added, informed=True))
     rounding = {"floor": 0.1, "against_float32": 0.2, "standard_deviation": 0.01, "num_positions": 3}
     result = {"command": "x", "num_tokens": 60, "rounding": rounding}

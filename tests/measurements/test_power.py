@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from tests.measurements.bulk import BulkBets, law_with_error, tokens_until_rejection
 from tests.measurements.power import ALPHA, BUGS, UNKNOWN, contexts_of, measure, wrong_law
@@ -56,8 +57,6 @@ def test_rivals_reject_as_often_as_computed(size: float) -> None:
     threshold = kernel.threshold(alpha)
     counts = rng.multinomial(number // 8, emitted, size=(runs, 8))
     expected = CONTEXTS.target * number / 8
-    from scipy.stats import chi2
-
     by_chi_square = ((counts - expected) ** 2 / expected).sum(axis=(1, 2)) > chi2.isf(alpha, chi_square.freedom)
     by_kernel = number * ((counts / (number / 8) - CONTEXTS.target) ** 2).sum(axis=(1, 2)) > threshold
     computed = (

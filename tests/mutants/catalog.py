@@ -18,6 +18,7 @@ from tests.mutants import (
     states,
     stopping,
     transformers,
+    trees,
     vocabularies,
 )
 from tests.mutants.mutant import Mutant
@@ -27,6 +28,7 @@ GROUPS = (
     draft_laws,
     residual,
     blocks,
+    trees,
     bonus,
     processors,
     grammars,

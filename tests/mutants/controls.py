@@ -5,7 +5,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspark.block_verification import verify_jointly
-from dspark.conformance import CLAIMED, PROFILE, ConformingDecoder, make_decoder, make_ngram_decoder
+from dspark.conformance import (
+    CLAIMED,
+    PROFILE,
+    ConformingDecoder,
+    make_decoder,
+    make_distinct_tree_decoder,
+    make_ngram_decoder,
+    make_tree_decoder,
+)
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.protocol import Drafter
@@ -78,6 +86,16 @@ CONTROLS: dict[str, Control] = {
             id="one-hot-drafts",
             about="drafts the arg max and declares it certain, so acceptance is the target's own probability (CTRL-3)",
             make=Parts(drafter=lambda models: ModelDrafter(models.draft, greedy=True)),
+        ),
+        Control(
+            id="tree",
+            about="drafts a tree whose siblings are independent draws, and tries them one after the other",
+            make=make_tree_decoder,
+        ),
+        Control(
+            id="tree-without-replacement",
+            about="drafts a tree whose siblings are drawn without replacement, each declared with the law that was left",
+            make=make_distinct_tree_decoder,
         ),
         Control(
             id="prompt-lookup",

@@ -1,6 +1,7 @@
 """Planted bugs of structured output: the automaton's state inside and behind a block (GRAM)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -65,11 +66,14 @@ def mask_after_the_end(self: Processors, outputs: Any, drafts: Tensor, start: in
 
 
 def end_not_checked(self: Row, *arguments: Any, **keywords: Any) -> list[int]:
-    """A text whose grammar has ended goes on: its stop token is taken for one of many."""
-    emitted = emit(self, *arguments, **keywords)
-    if self.request.sampling.grammar is not None and self.finish_reason == "stop" and self.num_remaining:
-        self.finish_reason = ""
-    return emitted
+    """Where a grammar decides about the end nobody looks for the stop token."""
+    request = self.request
+    if request.sampling.grammar is not None:
+        self.request = replace(request, stop_token_ids=())
+    try:
+        return emit(self, *arguments, **keywords)
+    finally:
+        self.request = request
 
 
 def gram(row: str, source: str, mechanism: str, value: Any, **fields: Any) -> Mutant:

@@ -165,9 +165,9 @@ def judge_all_accepted(answers: Sequence[Observed]) -> Finding:
 
 def judge_speculation(answers: Sequence[Observed]) -> Finding:
     """A decoder that calls the target once per token passes every other check and speculates nothing."""
-    seen = [each for each in answers if each.rounds is not None]
+    seen = [each for each in answers if each.rounds is not None or each.num_tree_forwards]
     tokens = sum(len(each.generation.token_ids) for each in seen)
-    rounds = sum(len(each.rounds or []) for each in seen)
+    rounds = sum(len(each.rounds or []) or each.num_tree_forwards for each in seen)
     if not seen:
         return Finding(
             verdict=Verdict.INCONCLUSIVE,

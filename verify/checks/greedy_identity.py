@@ -15,6 +15,7 @@ from torch import Tensor
 from verify.coverage import Coverage
 from verify.greedy.controls import divergences_do_not_cluster
 from verify.greedy.teacher import Divergence, judge_greedy
+from verify.judge import ContractViolation
 from verify.models.law import alternative_laws, processed_logits
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import Observed, Subject, describe
@@ -140,8 +141,11 @@ def _candidates(subject: Subject, each: Observed, rows: Tensor) -> dict[str, Ten
 
 
 def _repeats(subject: Subject, each: Observed) -> bool:
-    """Whether the request, asked twice alone, gives the same output."""
-    first, second = (list(subject.generate([each.request])[0].token_ids) for _ in range(2))
+    """Whether the request, asked twice alone, gives the same output; taken to be so where nobody can be asked (a log)."""
+    try:
+        first, second = (list(subject.generate([each.request])[0].token_ids) for _ in range(2))
+    except ContractViolation:
+        return True
     return first == second
 
 

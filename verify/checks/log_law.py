@@ -19,6 +19,9 @@ from verify.results import Evidence, Finding, Verdict
 from verify.scoring import array, rows
 from verify.subject import Observed, describe
 
+# A log that could not show that a quarter of its tokens are wrong is no evidence of losslessness.
+PROMISED_TV = 0.25
+
 
 def judge_greedy(audit: Audit) -> Finding:
     """Greedy lines by teacher forcing, with the noise floor measured on texts of the log."""
@@ -68,7 +71,11 @@ def judge_sampled(audit: Audit, *, alpha: float) -> Finding:
     }
     left_out = f"; {len(lines) - len(kept)} of {len(lines)} lines share a seed or repeat one and were left out"
     reason = finding.reason + (left_out if len(kept) < len(lines) else "")
-    return replace(finding, false_alarm=alpha, details=details, reason=reason)
+    finding = replace(finding, false_alarm=alpha, details=details, reason=reason)
+    if finding.verdict is Verdict.PASS and (finding.smallest_visible or 1.0) > PROMISED_TV:
+        reason = f"too few independent tokens to see an error of TV {PROMISED_TV}: {reason}"
+        return replace(finding, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    return finding
 
 
 def judge_logged_logprobs(audit: Audit) -> Finding:

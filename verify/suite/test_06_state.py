@@ -83,6 +83,23 @@ def test_calls_are_independent(judge: Judge) -> None:
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
 
 
+@check(chapter=6, property="shared prefixes", evidence=Evidence.GREEDY)
+def test_shared_prefixes(judge: Judge) -> None:
+    """Requests that begin as earlier ones did, to the same, a shorter and a longer point: what is reused must be their own text."""
+    subject = table_subject(judge, SPEC)
+    subject.require("greedy")
+    asked = []
+    for prompt in prompts(judge, 3, vocab_size=SPEC.vocab_size, lengths=(9,)):
+        first = greedy(prompt, max_new_tokens=12)
+        text = (*prompt, *subject.reference.greedy(first))
+        other = (text[-1] + 1) % SPEC.vocab_size
+        for length in (len(prompt) + 5, len(prompt), len(prompt) - 4, len(text)):
+            branch = greedy((*text[:length], other), max_new_tokens=10)
+            asked += [first, branch, greedy(text[:length], max_new_tokens=10)]
+    answers, coverage = answered(subject, [*asked, *asked[::-1]])
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
 @check(chapter=6, property="recurrent state", evidence=Evidence.GREEDY)
 def test_recurrent_state(judge: Judge) -> None:
     """A target with a state that cannot be cropped: after a rejection it must be what the accepted tokens alone make of it."""

@@ -70,6 +70,17 @@ def test_ragged_prompts_on_trained_pair(judge: Judge) -> None:
     conclude(judge, [greedy(prompt, max_new_tokens=24) for prompt in chosen], trained=True)
 
 
+@check(chapter=7, property="more requests than run at once", evidence=Evidence.GREEDY, minimum_profile="default")
+def test_many_requests(judge: Judge) -> None:
+    """Far more requests than an engine keeps running: those that wait, are preempted or come back answer like any other.
+
+    Some share their beginning, and they end at different times.
+    """
+    chosen = prompts(judge, 24, vocab_size=SPEC.vocab_size, lengths=LENGTHS)
+    chosen = [(*chosen[0], *prompt) if index % 3 == 0 else prompt for index, prompt in enumerate(chosen)]
+    conclude(judge, [greedy(prompt, max_new_tokens=4 + 5 * (index % 5)) for index, prompt in enumerate(chosen)])
+
+
 @check(chapter=7, property="permutation", evidence=Evidence.GREEDY)
 def test_permutation(judge: Judge) -> None:
     """The order of requests does not matter."""

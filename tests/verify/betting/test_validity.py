@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest
 
 from verify.betting.evidence import TokenEvidence
 from verify.betting.learners import LearnedHypothesis, TokenTilt
+from verify.betting.library import ALTERNATIVES, library
 from verify.betting.wealth import Wealth
+from verify.models.law import alternative_laws
+from verify.protocol import Request, SamplingParams
 
 ALPHA = 0.05
 
@@ -128,3 +132,24 @@ def test_a_support_floor_allows_its_rate_and_no_more(rate, holds):
         wealth.update(TokenEvidence(target_probs=target, token_ids=tokens))
         crossed += wealth.rejected
     assert crossing_is_at_most(ALPHA, crossed, 200) == holds
+
+
+def test_every_law_that_is_bet_on_is_known_before_the_token():
+    # Two outputs that differ in their last token: whatever is bet on at its position must be the same.
+    torch.manual_seed(0)
+    sampling = SamplingParams(temperature=0.7, top_k=5, repetition_penalty=1.3)
+    laws = []
+    for last in (1, 2):
+        output = [3, 4, last]
+        rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        rows[3] += last  # the row behind the last token depends on it
+        rows[3, last] += 2
+        request = Request(prompt_token_ids=(0,), max_new_tokens=3, sampling=sampling)
+        laws.append(alternative_laws(rows, request, output))
+    known = [name for name in laws[0] if name in ALTERNATIVES]
+    assert {"unprocessed", "no_temperature", "no_truncation", "no_history", "stale_history", "previous_row"} <= set(known)
+    assert all(torch.equal(laws[0][name][2], laws[1][name][2]) for name in known)
+    # The row one position later fails this test, which is why nobody bets on it.
+    assert not torch.equal(laws[0]["next_row"][2], laws[1]["next_row"][2])
+    assert "next_row" not in ALTERNATIVES
+    assert {need for each in library() for need in each.needs} <= {"draft", *ALTERNATIVES}

@@ -1,0 +1,1 @@
+"""Drafts that branch: several candidates for each place, verified in one target forward."""
