@@ -21,7 +21,6 @@ from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
 from dspark.scheduler.threshold import StaticThreshold
-from dspark.serving import Engine, Limits
 from dspark.tree.decoder import TreeDecoder
 from dspark.tree.drafter import ModelTreeDrafter, Siblings
 from dspark.tree.topology import Topology
@@ -141,13 +140,6 @@ def make_dflash_decoder(models: Models) -> ConformingDecoder:
 def make_eagle3_decoder(models: Models) -> ConformingDecoder:
     """The autoregressive feature drafter."""
     return ConformingDecoder(models, SpeculativeDecoder(models.target, drafter_for(models, "eagle3")), CLAIMED)
-
-
-def make_serving_decoder(models: Models) -> ConformingDecoder:
-    """The classic decoder behind the serving engine, so short of room that it preempts, queues and reuses."""
-    limits = Limits(max_rows=3, max_tokens=40, max_prefixes=4)
-    engine = Engine(models.target, ModelDrafter(models.draft), limits=limits)
-    return ConformingDecoder(models, engine, CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
 
 
 def make_tree_decoder(models: Models) -> ConformingDecoder:

@@ -16,7 +16,11 @@ from tests.measurements.certificates import (
 )
 
 KNOWN = mistakes((0.0, 0.2))
-LEAKY = next(each for each in KNOWN.values() if each.hypothesis.label == "draft_leak" and each.leak == 0.2 and each.world.temperature != 1)
+LEAKY = next(
+    each
+    for each in KNOWN.values()
+    if each.hypothesis.label == "draft_leak" and each.leak == 0.2 and each.world.temperature != 1
+)
 
 
 def test_honest_bounds_cover_and_are_not_void() -> None:
@@ -43,8 +47,18 @@ def test_the_distance_at_one_context_is_covered() -> None:
 
 
 def test_the_printed_error_is_seen_and_a_half_and_a_quarter_of_it_are_not() -> None:
-    name = next(name for name, each in KNOWN.items() if each.hypothesis.label == "draft_leak" and each.world.spec.vocab_size == 64)
-    job = {"mistake": name.replace("leak 0.2", "leak 0"), "tokens": 512, "parts": [1.0, 0.5, 0.25], "repetitions": 24, "seed": 0}
+    name = next(
+        name
+        for name, each in KNOWN.items()
+        if each.hypothesis.label == "draft_leak" and each.world.spec.vocab_size == 64
+    )
+    job = {
+        "mistake": name.replace("leak 0.2", "leak 0"),
+        "tokens": 512,
+        "parts": [1.0, 0.5, 0.25],
+        "repetitions": 24,
+        "seed": 0,
+    }
     found = visibility(job)
     assert found["rejected"]["1.0"] >= 23
     # Had the suite printed half or a quarter of it, the promise of 95% would have been broken.

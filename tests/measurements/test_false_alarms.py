@@ -17,7 +17,12 @@ UNNORMALISED = Hypothesis(
     name="sums to 1.1", family="X", explanation="", formula=lambda rows: 1.1 * rows.target, needs=(), place="any"
 )
 NEXT_ROW = Hypothesis(
-    name="next_row", family="POS", explanation="", formula=laws.alternative("next_row"), needs=("next_row",), place="any"
+    name="next_row",
+    family="POS",
+    explanation="",
+    formula=laws.alternative("next_row"),
+    needs=("next_row",),
+    place="any",
 )
 
 
@@ -25,14 +30,18 @@ def test_the_engine_stays_below_alpha() -> None:
     null = Null(world=WORLDS[0])
     added = total([crossings(null, seed=[0, index], runs=40, num_tokens=60) for index in range(2)])
     assert added["runs"] == 80
-    assert not any(exceeds(added[account][str(alpha)], 80, alpha) for account in ("blind", "informed") for alpha in ALPHAS)
+    assert not any(
+        exceeds(added[account][str(alpha)], 80, alpha) for account in ("blind", "informed") for alpha in ALPHAS
+    )
     (rate, _) = summary("kind", 0.0, added, informed=True)["rates"]
     assert not rate["above_alpha"]
     assert not rate["bettors_above_alpha"]
 
 
 def test_an_engine_with_a_law_that_is_none_exceeds_alpha() -> None:
-    added = crossings(Null(world=WORLDS[0]), seed=[0], runs=40, num_tokens=120, hypotheses=[*library()[:4], UNNORMALISED])
+    added = crossings(
+        Null(world=WORLDS[0]), seed=[0], runs=40, num_tokens=120, hypotheses=[*library()[:4], UNNORMALISED]
+    )
     assert all(exceeds(added["blind"][str(alpha)], 40, alpha) for alpha in ALPHAS)
     (rate, _) = summary("kind", 0.0, added, informed=True)["rates"]
     assert rate["above_alpha"] == ["blind", "informed"]

@@ -44,7 +44,9 @@ def test_tokens_until_rejection_are_the_engines() -> None:
 
 def test_a_correct_decoder_is_not_rejected_and_a_bug_below_every_fixed_share_is() -> None:
     rng = np.random.default_rng(2)
-    assert np.isinf(tokens_until_rejection(CONTEXTS, CONTEXTS.target, alpha=1e-3, num_runs=20, limit=1e6, rng=rng)).all()
+    assert np.isinf(
+        tokens_until_rejection(CONTEXTS, CONTEXTS.target, alpha=1e-3, num_runs=20, limit=1e6, rng=rng)
+    ).all()
     tiny = law_with_error(CONTEXTS, wrong_law(CONTEXTS, "residual_absolute"), 1e-4)
     assert np.isfinite(tokens_until_rejection(CONTEXTS, tiny, alpha=ALPHA, num_runs=5, limit=1e12, rng=rng)).all()
 

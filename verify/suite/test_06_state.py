@@ -85,7 +85,7 @@ def test_calls_are_independent(judge: Judge) -> None:
 
 @check(chapter=6, property="shared prefixes", evidence=Evidence.GREEDY)
 def test_shared_prefixes(judge: Judge) -> None:
-    """Requests that begin as earlier ones did, to the same, a shorter and a longer point: what is reused must be their own text."""
+    """Requests that begin as earlier ones did, to the same, a shorter and a longer point: what is reused must be their own."""
     subject = table_subject(judge, SPEC)
     subject.require("greedy")
     asked = []

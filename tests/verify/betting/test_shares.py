@@ -21,7 +21,9 @@ def test_the_share_is_found_and_pays_almost_as_well_as_the_best(leak):
     gains = gains_of(np.random.default_rng(0), 4, 60_000, leak)
     learned = LearnedShares(4)
     wealth = np.log(learned.bet(gains)).sum(axis=1)
-    best = np.max([np.log1p(share * gains).sum(axis=1) for share in np.geomspace(leak / 4, min(0.5, 4 * leak), 15)], axis=0)
+    best = np.max(
+        [np.log1p(share * gains).sum(axis=1) for share in np.geomspace(leak / 4, min(0.5, 4 * leak), 15)], axis=0
+    )
     assert (wealth > 0.9 * best - 12).all()
     assert (abs(learned.shares / leak - 1) < 0.35).all()
 

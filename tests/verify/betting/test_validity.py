@@ -147,7 +147,9 @@ def test_every_law_that_is_bet_on_is_known_before_the_token():
         request = Request(prompt_token_ids=(0,), max_new_tokens=3, sampling=sampling)
         laws.append(alternative_laws(rows, request, output))
     known = [name for name in laws[0] if name in ALTERNATIVES]
-    assert {"unprocessed", "no_temperature", "no_truncation", "no_history", "stale_history", "previous_row"} <= set(known)
+    assert {"unprocessed", "no_temperature", "no_truncation", "no_history", "stale_history", "previous_row"} <= set(
+        known
+    )
     assert all(torch.equal(laws[0][name][2], laws[1][name][2]) for name in known)
     # The row one position later fails this test, which is why nobody bets on it.
     assert not torch.equal(laws[0]["next_row"][2], laws[1]["next_row"][2])
