@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 
 .PHONY: verify test check bench mutants clean
 
-verify: $(VENV)/installed ## judge the embedded decoder; ARGS="--decoder transformers --profile smoke" for others
+verify: $(VENV)/installed ## judge the embedded decoders; ARGS="--decoder transformers --profile smoke" for others
+ifeq (,$(findstring --decoder,$(ARGS))$(findstring --verifier,$(ARGS))$(findstring --generations,$(ARGS)))
+	$(BIN)/python -m pytest verify/ --decoder dspark-classic $(ARGS)
+endif
 	$(BIN)/python -m pytest verify/ $(ARGS)
 
 test: $(VENV)/installed ## the tests of this repository

@@ -18,7 +18,13 @@ from verify.protocol import Capabilities, ModelPair, Request, SamplingParams, St
 MAKERS = [value for name, value in vars(conformance).items() if name.startswith("make_")]
 SCHEDULED = {conformance.make_dspark_decoder, conformance.make_lagged_decoder, conformance.make_threshold_decoder}
 
-WITH_A_DRAFT_MODEL = {make_decoder, conformance.make_block_decoder, conformance.make_matching_decoder}
+WITH_A_DRAFT_MODEL = {
+    make_decoder,
+    conformance.make_block_decoder,
+    conformance.make_matching_decoder,
+    conformance.make_tree_decoder,
+    conformance.make_distinct_tree_decoder,
+}
 
 
 def pair(tiny: Callable[..., PreTrainedModel], dtype: torch.dtype, folder: Path) -> ModelPair:
