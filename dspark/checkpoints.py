@@ -63,6 +63,7 @@ def save_network(
     }
     directory.mkdir(parents=True, exist_ok=True)
     merged = json.loads(target.get_text_config().to_json_string(use_diff=False)) | written | own
+    merged.pop("_name_or_path", None)  # where the target lay on this machine
     (directory / CONFIG).write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
     shards = _shards(tensors, shard_bytes)
