@@ -23,9 +23,7 @@ def judge_readable(audit: Audit) -> Finding:
         "lines_on_other_models": audit.log.elsewhere,
     }
     if broken or not good:
-        shown = "; ".join(f"line {number}: {reason}" for number, reason in broken[:SHOWN])
-        more = f"; and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-        reason = f"{len(broken)} of {good + len(broken)} lines cannot be judged: {shown}{more}"
+        reason = f"{len(broken)} of {good + len(broken)} lines cannot be judged: {_by_reason(broken)}"
         return Finding(
             verdict=Verdict.ERROR,
             evidence=Evidence.CONTRACT,
@@ -44,6 +42,17 @@ def judge_readable(audit: Audit) -> Finding:
         smallest_visible_unit="broken line",
         details=details,
     )
+
+
+def _by_reason(broken: Sequence[tuple[int, str]]) -> str:
+    """Each reason once, with the first line that has it."""
+    first = dict(reversed([(reason, number) for number, reason in broken]))
+    counts = Counter(reason for _, reason in broken)
+    told = [
+        f"line {number}{f' and {counts[reason] - 1} more' if counts[reason] > 1 else ''}: {reason}"
+        for reason, number in sorted(first.items(), key=lambda item: item[1])
+    ]
+    return "; ".join(told[:SHOWN]) + (f"; and {len(told) - SHOWN} other reasons" if len(told) > SHOWN else "")
 
 
 def judge_contract(audit: Audit) -> Finding:

@@ -25,7 +25,15 @@ class FakeJudge:
 
     seed = 1
 
+    def __init__(self) -> None:
+        self.shared: dict[str, Any] = {}
+
     def progress(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def judge() -> FakeJudge:
+    return FakeJudge()
 
 
 @pytest.fixture(scope="session")

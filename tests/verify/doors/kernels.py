@@ -179,5 +179,4 @@ SPOILED: dict[str, tuple[Callable[..., Any], str]] = {
     "ragged list": (spoiled(lambda ids, count: ([r[r >= 0].tolist() for r in ids], count)), "token_ids is no array"),
     "text": (lambda *_: "tokens", "returned str; it must return (token_ids, num_accepted)"),
 }
-count_of_tokens = SPOILED["count of tokens"][0]
 residual_not_subtracted = planted("RES-8 not subtracted")

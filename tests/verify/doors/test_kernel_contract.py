@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import torch
 
 from tests.verify.doors import kernels
 from tests.verify.doors.test_kernel_law import experiment
+from verify.adapters.kernel import embed
+from verify.cases import case
+from verify.checks.exact_law import judge_exact_law
 from verify.checks.kernel_contract import judge_edges, judge_inputs, judge_one_hot, one_hot_block
 from verify.intake import Malformed
 from verify.judge import ContractViolation, NotApplicable
@@ -17,7 +21,9 @@ from verify.kernel.block import run_kernel
 from verify.kernel.edges import fixed_uniforms
 from verify.kernel.probe import accepts_dtype, hides_randomness, preferred_dtype, small_block
 from verify.kernel.zoo import rows_of
+from verify.models.pairs import table_pair
 from verify.results import Verdict
+from verify.subject import Subject
 
 CPU = torch.device("cpu")
 HARD = [
@@ -117,6 +123,21 @@ def test_what_a_step_takes_and_shows() -> None:
     assert preferred_dtype(kernels.reference, CPU) is torch.float64
     assert not accepts_dtype(kernels.in_numpy, torch.bfloat16, CPU)
     run_kernel(kernels.reference, small_block(torch.bfloat16, CPU))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "verdict"),
+    [
+        (kernels.reference, Verdict.PASS),
+        (kernels.opaque, Verdict.NOT_APPLICABLE),
+        (kernels.planted("RES-8 not subtracted"), Verdict.FAIL),
+    ],
+)
+def test_the_exact_law_around_a_step(judge: Any, tmp_path: Path, kernel: Callable[..., Any], verdict: Verdict) -> None:
+    """A step that hides its coins shows no law, rather than half of one."""
+    one = case("close")
+    pair = table_pair(one.spec, device=CPU, dtype=torch.float64, folder=tmp_path)
+    assert judge_exact_law(Subject(judge, pair, make_decoder=embed(kernel)), one).verdict is verdict
 
 
 @pytest.mark.parametrize(

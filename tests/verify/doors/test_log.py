@@ -144,6 +144,8 @@ def test_broken_lines_are_an_error_and_the_rest_is_judged(audit: MakeAudit, line
         assert words in finding.reason
     assert judge_greedy(audited).observations == 24 * 5
     assert judge_readable(audit([])).verdict is Verdict.ERROR
+    alike = judge_readable(audit([misspelt, misspelt, misspelt]))
+    assert "line 1 and 2 more: sampling.temperature: Field required" in alike.reason
 
 
 def test_the_same_seed_is_the_same_evidence(audit: MakeAudit, lines: Lines) -> None:
