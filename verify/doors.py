@@ -3,15 +3,34 @@
 from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
 
-Door: TypeAlias = Literal["decoder", "verifier", "generations"]
+Door: TypeAlias = Literal["decoder", "engine", "verifier", "generations"]
 DOORS: tuple[Door, ...] = get_args(Door)
 KERNEL_CHAPTER = 16
 LOG_CHAPTER = 17
+ENGINE_CHAPTER = 18
 
 _LAWS_FROM_THE_SUITE = "the suite computes the laws that a rejection step is given, and cuts its output"
 # Chapters that a door does not open, with what is therefore not verified; "" where nothing is missing.
 CLOSED: Mapping[Door, Mapping[int, str]] = {
-    "decoder": {KERNEL_CHAPTER: "", LOG_CHAPTER: ""},
+    "decoder": {KERNEL_CHAPTER: "", LOG_CHAPTER: "", ENGINE_CHAPTER: ""},
+    "engine": {
+        1: "greedy answers are judged in chapter 18, on the engine's own models; no tables without rounding",
+        2: "an engine shows outcomes, not the randomness behind them: no exact law",
+        3: "sampled answers are judged in chapter 18; its rounds are seen only as far as the engine reports them",
+        4: "the settings that the engine claims are judged in chapter 18; combinations of them are not",
+        5: "stopping is judged in chapter 18, on the answers of the campaign",
+        6: "rollback, context limits and calls after one another, beyond what the campaign happens to reach",
+        7: "requests at once are judged in chapter 18; which of them shared a batch is the engine's choice",
+        8: "streams of random numbers are judged in chapter 18, where requests repeat",
+        9: "corrupt drafts and vocabularies of other sizes",
+        10: "acceptance against theory: the engine's own counts are the only witness of rounds",
+        11: "log-probabilities are judged in chapter 18, where the engine gives them",
+        12: "whether admission looks at the drafts",
+        13: "that unclaimed features are refused",
+        14: "streaming and cancellation",
+        KERNEL_CHAPTER: "",
+        LOG_CHAPTER: "",
+    },
     "verifier": {
         4: _LAWS_FROM_THE_SUITE,
         5: _LAWS_FROM_THE_SUITE,
@@ -23,6 +42,7 @@ CLOSED: Mapping[Door, Mapping[int, str]] = {
         13: "a rejection step takes no settings",
         14: "a rejection step does not stream",
         LOG_CHAPTER: "",
+        ENGINE_CHAPTER: "",
     },
     "generations": {
         1: "greedy lines are judged in chapter 17; the controls need further runs of the engine",
@@ -40,6 +60,7 @@ CLOSED: Mapping[Door, Mapping[int, str]] = {
         13: "that unclaimed features raise",
         14: "streaming and cancellation",
         KERNEL_CHAPTER: "",
+        ENGINE_CHAPTER: "",
     },
 }
 

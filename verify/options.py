@@ -3,14 +3,16 @@
 import math
 import os
 import secrets
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
+from urllib.parse import urlsplit
 
 import pytest
 
+from verify.declared import WORKER, names_engine
 from verify.doors import DOORS, Door
 
 Profile: TypeAlias = Literal["smoke", "default", "exhaustive"]
@@ -21,16 +23,18 @@ DEFAULT_DECODER = "dspark"
 DEFAULT_REPORT_DIR = Path("reports") / "local"
 DEFAULT_FALSE_ALARM = 1e-6
 OWN_SUITE = Path(__file__).parent / "suite"
+NAMED_DOORS: tuple[Door, ...] = tuple(door for door in DOORS if door != "engine")  # an engine comes as --decoder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What a run judges and how; paths are absolute.
 
-    `door` is the way in and `decoder` what came through it: a decoder, a rejection step, or a file of generations.
+    `door` is the way in and `decoder` what came through it: a decoder, an engine, a rejection step, or a file of generations.
     `target` and `draft` are checkpoint directories, None for the suite's own models. `false_alarm` is the probability
     that a lossless decoder fails the whole run. `device` and `dtype` are those of the real model pair; synthetic tables
-    choose their own. `suite` is the directory whose checks a full run must execute.
+    choose their own. `suite` is the directory whose checks a full run must execute. The last five are for engines
+    (`verify.engines`): their own options, the Python of their environment, and the addresses of servers.
     """
 
     decoder: str = DEFAULT_DECODER
@@ -47,6 +51,11 @@ class Options:
     seed: int = 0
     allow_partial: bool = False
     suite: Path = OWN_SUITE
+    engine: Mapping[str, str] = field(default_factory=dict)
+    engine_python: Path | None = None
+    base_url: str | None = None
+    baseline_url: str | None = None
+    model: str | None = None
 
 
 def includes(profile: str, minimum: str) -> bool:
@@ -62,11 +71,21 @@ def add_options(parser: pytest.Parser) -> None:
     def option(name: str, text: str, **kwargs: Any) -> None:
         group.addoption(f"--{name}", dest=f"verify_{name.replace('-', '_')}", default=None, help=text, **kwargs)
 
-    option("decoder", "entry point in group verify.decoders, or module:attribute (default: dspark)", metavar="NAME")
+    text = (
+        "entry point in group verify.decoders or verify.engines, module:attribute, or worker:FILE.py (default: dspark)"
+    )
+    option("decoder", text, metavar="NAME")
     option("verifier", "judge a rejection step alone instead of a decoder: module:function", metavar="NAME")
     option("generations", "judge logged generations instead: .jsonl, .jsonl.gz or .jsonl.zst", metavar="FILE")
     option("target", "checkpoint directory of the target model", metavar="DIR")
     option("draft", "checkpoint directory of the draft model", metavar="DIR")
+    option(
+        "engine", "an option of the engine under test; may be given several times", metavar="KEY=VALUE", action="append"
+    )
+    option("engine-python", "Python of the engine's own virtual environment", metavar="FILE")
+    option("base-url", "server under test, such as http://localhost:8000", metavar="URL")
+    option("baseline-url", "the same server without speculation", metavar="URL")
+    option("model", "name of the model on the server", metavar="NAME")
     option("device", f"device of the real model pair: {', '.join(DEVICES)} (default: cpu)")
     option("dtype", f"dtype of the real model pair: {', '.join(DTYPES)} (default: float32)")
     option("profile", f"how much to run: {', '.join(PROFILES)} (default: default)")
@@ -80,7 +99,7 @@ def add_options(parser: pytest.Parser) -> None:
         "let a run of selected checks exit by what ran; without it a partial run exits 11",
         action="store_true",
     )
-    for door in DOORS:
+    for door in NAMED_DOORS:
         text = f"{door} under test where the command line and the environment name nothing to judge"
         parser.addini(f"verify_{door}", text, default="")
     parser.addini("verify_suite", "directory of checks that a full run must execute", default="")
@@ -95,6 +114,12 @@ def read_options(config: pytest.Config) -> Options:
     base = config.invocation_params.dir
     door, under_test = _under_test(config)
     suite = str(config.getini("verify_suite"))
+    interpreter = given("engine_python")
+    if interpreter and not (base / interpreter).is_file():
+        raise pytest.UsageError(
+            f"--engine-python {interpreter!r} is not a file; give the Python of the engine's environment"
+        )
+    python = base / interpreter if interpreter else None
     options = Options(
         decoder=under_test,
         door=door,
@@ -110,7 +135,14 @@ def read_options(config: pytest.Config) -> Options:
         seed=_seed(given("seed")),
         allow_partial=bool(given("allow_partial")),
         suite=(config.rootpath / suite).resolve() if suite else OWN_SUITE,
+        engine=_engine_options(given("engine") or ()),
+        # not resolved: the interpreter of a virtual environment is a link, and knows its environment by the link's place
+        engine_python=python and python.absolute(),
+        base_url=_url("--base-url", given("base_url")),
+        baseline_url=_url("--baseline-url", given("baseline_url")),
+        model=given("model"),
     )
+    _refuse_engine_options(options)
     if door == "generations":
         _file("--generations", under_test, base, hint="give a log with one generation a line")
         if options.target is None:
@@ -140,11 +172,18 @@ def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> st
 
 def command_arguments(options: Options, *, base: Path) -> list[str]:
     """The options as arguments, without defaults and without `--xfails`: a waived check is rerun to see it fail."""
-    arguments = [f"--{options.door}", options.decoder]
+    arguments = [f"--{'decoder' if options.door == 'engine' else options.door}", options.decoder]
     for name, path in (("--target", options.target), ("--draft", options.draft)):
         if path is not None:
             arguments += [name, relative(path, base)]
+    for key, value in options.engine.items():
+        arguments += ["--engine", f"{key}={value}"]
+    if options.engine_python is not None:
+        arguments += ["--engine-python", relative(options.engine_python, base)]
     pairs = (
+        ("--base-url", options.base_url or "", ""),
+        ("--baseline-url", options.baseline_url or "", ""),
+        ("--model", options.model or "", ""),
         ("--device", options.device, "cpu"),
         ("--dtype", options.dtype, "float32"),
         ("--profile", options.profile, "default"),
@@ -169,12 +208,12 @@ def _under_test(config: pytest.Config) -> tuple[Door, str]:
         lambda door: config.getini(f"verify_{door}"),
     )
     for source in sources:
-        named = {door: str(value) for door in DOORS if (value := source(door))}
+        named = {door: str(value) for door in NAMED_DOORS if (value := source(door))}
         if len(named) > 1:
             both = " and ".join(f"--{door} {value}" for door, value in named.items())
             raise pytest.UsageError(f"{both}: a run judges one thing; give one of them")
         for door, value in named.items():
-            return door, value
+            return "engine" if door == "decoder" and names_engine(value) else door, value
     return "decoder", DEFAULT_DECODER
 
 
@@ -192,6 +231,43 @@ def _file(name: str, value: str | None, base: Path, *, hint: str) -> Path | None
     if not (base / value).is_file():
         raise pytest.UsageError(f"{name} {value!r} is not a file; {hint}")
     return (base / value).resolve()
+
+
+def _engine_options(given: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals or not key:
+            raise pytest.UsageError(f"--engine {each!r} is not KEY=VALUE; write --engine method=ngram")
+        if key in options:
+            raise pytest.UsageError(f"--engine {each!r}: {key} is given already as {options[key]!r}; give it once")
+        options[key] = value
+    return options
+
+
+def _url(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise pytest.UsageError(
+            f"{name} {value!r} is no URL; write the server's address, such as http://localhost:8000"
+        )
+    return value.rstrip("/")
+
+
+def _refuse_engine_options(options: Options) -> None:
+    """Options of engines where no engine is judged would be ignored silently."""
+    if options.door == "engine":
+        file = options.decoder.removeprefix(WORKER)
+        if options.decoder.startswith(WORKER) and not file.endswith(".py"):
+            raise pytest.UsageError(f"--decoder {options.decoder!r}: {file!r} is no Python file; give worker:FILE.py")
+        return
+    for name in ("engine", "engine_python", "base_url", "baseline_url", "model"):
+        if getattr(options, name):
+            raise pytest.UsageError(
+                f"--{name.replace('_', '-')} is an option of engines, and {options.decoder!r} is none; leave it out"
+            )
 
 
 def _false_alarm(value: str | None) -> float:

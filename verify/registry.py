@@ -2,45 +2,21 @@
 
 import importlib
 import sys
-import tomllib
 import traceback
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import pytest
 
+from verify.declared import CHECKOUT, known_decoders, known_engines, known_families
 from verify.options import choose
 
 if TYPE_CHECKING:
     from verify.protocol import Decoder, ModelPair
 
 DecoderFactory: TypeAlias = "Callable[[ModelPair], Decoder]"
-GROUP = "verify.decoders"
-FAMILY_GROUP = "verify.decoder_families"
-CHECKOUT = Path(__file__).parent.parent
-
-
-def known_decoders(*, checkout: Path = CHECKOUT) -> dict[str, str]:
-    """Names and their `module:attribute`: installed entry points, and those of `checkout` when it is not installed."""
-    return _declared(GROUP, checkout)
-
-
-def known_families(*, checkout: Path = CHECKOUT) -> dict[str, str]:
-    """Names before a colon, as `known_decoders`: `NAME:MEMBER` is the factory that the function of that name makes of MEMBER."""
-    return _declared(FAMILY_GROUP, checkout)
-
-
-def _declared(group: str, checkout: Path) -> dict[str, str]:
-    known: dict[str, str] = {}
-    project = checkout / "pyproject.toml"
-    if project.is_file():
-        table = tomllib.loads(project.read_text(encoding="utf-8"))
-        known.update(table.get("project", {}).get("entry-points", {}).get(group, {}))
-    known.update({entry.name: entry.value for entry in entry_points(group=group)})
-    return known
 
 
 def find_decoder(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> DecoderFactory:
@@ -66,7 +42,7 @@ def find_decoder(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> 
             raise pytest.UsageError(f"{said}: {error}") from error
     value = name
     if ":" not in name:
-        known = known_decoders(checkout=checkout)
+        known = known_decoders(checkout=checkout) | known_engines(checkout=checkout)
         also = "".join(f", {each}:NAME" for each in sorted(families)) + ", or module:attribute"
         value = known[choose("--decoder", name, sorted(known), also=also)]
     found = _find(
@@ -77,6 +53,17 @@ def find_decoder(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> 
         importable=importable,
     )
     return cast(DecoderFactory, found)
+
+
+def find_engine(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> Callable[..., object]:
+    """Import the engine factory of the entry point `name`; errors and paths as in `find_decoder`."""
+    return _find(
+        f"--decoder {name!r}",
+        known_engines(checkout=checkout)[name],
+        rule="is declared wrongly; its entry point must be module:attribute",
+        signature="make_engine(settings) -> Engine",
+        importable=(working_dir, checkout),
+    )
 
 
 def find_kernel(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> Callable[..., object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from verify.manifest import read_manifest
 from verify.options import OWN_SUITE
-from verify.registry import known_decoders
+from verify.declared import known_decoders
 from verify.report.overview import MARKS, insert, property_table
 from verify.report.schema import Results
 

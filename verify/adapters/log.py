@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from verify.judge import NotApplicable
-from verify.log.line import Line
+from verify.log.line import Counts, Line
 from verify.log.reader import Log
 from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request, SamplingParams
 from verify.subject import claims_needed
@@ -50,8 +50,15 @@ def generation_of(line: Line) -> Generation:
         finish_reason=line.finish_reason or ("stop" if stopped else "length"),
         logprobs=line.logprobs,
         roles=line.roles,
-        record=None if line.record is None else AcceptanceRecord(**line.record.model_dump()),
+        record=_record(line.record),
     )
+
+
+def _record(counts: Counts | None) -> AcceptanceRecord | None:
+    """A record; totals alone are none."""
+    if counts is None or counts.acceptance_histogram is None:
+        return None
+    return AcceptanceRecord(**counts.model_dump())
 
 
 def _claims(lines: Iterable[Line], *, draft_model: bool) -> Capabilities:
@@ -60,6 +67,6 @@ def _claims(lines: Iterable[Line], *, draft_model: bool) -> Capabilities:
         claimed |= {name: True for name in claims_needed(request_of(line)) if name != "logprobs"}
         claimed |= {"seeds": True} if line.seed is not None else {}
         claimed |= {"roles": True} if line.roles is not None else {}
-        claimed |= {"record": True} if line.record is not None else {}
+        claimed |= {"record": True} if _record(line.record) is not None else {}
         claimed |= {"logprobs": line.logprobs_of} if line.logprobs is not None else {}
     return Capabilities(**claimed)

@@ -20,10 +20,11 @@ NOISE_TOKENS = 192
 
 @dataclass(frozen=True, slots=True)
 class Logged:
-    """One line: its number in the file, and what was asked and answered."""
+    """One line: its number in the file, what was asked and answered, and the engine's own (drafted, accepted) where it counts."""
 
     number: int
     answer: Observed
+    counts: tuple[int, int] | None = None
 
     @property
     def request(self) -> Request:
@@ -49,21 +50,24 @@ class Copy:
 class Audit:
     """The lines of a log that the target can score; `unscored` holds (line number, reason) of the others.
 
+    `noise` None: measured when it is needed.
     Lines whose emitted tokens lie outside the vocabulary are in `foreign`: a fault of the engine, and no text to score.
     """
 
-    def __init__(self, subject: Subject, log: Log) -> None:
+    def __init__(self, subject: Subject, log: Log, *, noise: NoiseFloor | None = None) -> None:
         self.subject = subject
         self.log = log
         self.lines: list[Logged] = []
         self.foreign: list[Logged] = []
         self.unscored: list[tuple[int, str]] = []
-        self._noise: NoiseFloor | None = None
+        self._noise = noise
         vocab_size = subject.models.vocab_size
         limit = getattr(subject.models.target.config.get_text_config(), "max_position_embeddings", None)
         for entry in log.entries:
             request, generation = request_of(entry.line), generation_of(entry.line)
-            logged = Logged(entry.number, Observed(request, generation, None))
+            record = entry.line.record
+            counts = None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
+            logged = Logged(entry.number, Observed(request, generation, None), counts)
             length = len(request.prompt_token_ids) + len(generation.token_ids)
             asked = _ids(request)
             if max(asked) >= vocab_size:
@@ -82,7 +86,7 @@ class Audit:
 
     @property
     def noise(self) -> NoiseFloor:
-        """The target against itself on texts of the log; measured once."""
+        """The target against itself on texts of the log, measured once, unless another floor was given."""
         if self._noise is None:
             texts = sorted(
                 ([*each.request.prompt_token_ids, *each.token_ids][:NOISE_TOKENS] for each in self.lines), key=len

@@ -111,11 +111,10 @@ def judge_speculation_shown(audit: Audit) -> Finding:
 
 def _signs(each: Logged) -> tuple[int, int]:
     """Accepted and rejected drafts as logged."""
-    generation = each.answer.generation
-    if generation.record is not None:
-        accepted = generation.record.num_accepted_draft_tokens
-        return accepted, max(0, generation.record.num_draft_tokens - accepted)
-    roles = Counter(generation.roles or ())
+    if each.counts is not None:
+        drafted, accepted = each.counts
+        return accepted, max(0, drafted - accepted)
+    roles = Counter(each.answer.generation.roles or ())
     return roles["accepted"], roles["recovered"]
 
 

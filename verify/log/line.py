@@ -39,7 +39,8 @@ class Counts(_Part):
     num_spec_steps: Count
     num_draft_tokens: Count
     num_accepted_draft_tokens: Count
-    acceptance_histogram: list[Count]
+    acceptance_histogram: list[Count] | None = None
+    """Left out by engines that count totals only."""
     drafted_per_step: list[Count] | None = None
     accepted_per_step: list[Count] | None = None
 

@@ -25,6 +25,7 @@ CHAPTERS: dict[int, str] = {
     15: "Correct unusual designs pass",
     16: "The rejection step alone",
     17: "A log of generations",
+    18: "An engine, asked and audited",
 }
 
 MARKS: dict[Verdict, str] = {

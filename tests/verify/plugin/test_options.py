@@ -12,7 +12,7 @@ import torch
 
 import verify
 from verify.budget import Budget, derive_seed
-from verify.registry import known_decoders
+from verify.declared import known_decoders
 from verify.results import Evidence
 
 pytest_plugins = ["pytester"]

@@ -1,0 +1,154 @@
+"""The campaign's checks on a correct engine, and on engines with one planted mistake each."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from verify.checks.engine import OTHER_MODEL_NATS, engine_noise, judge_answered, judge_same_outputs
+from verify.checks.log_audit import Audit
+from verify.checks.log_contract import judge_contract, judge_records, judge_speculation_shown
+from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
+from verify.engines.campaign import MAX_FAILURES_IN_A_ROW, Answers, Campaign
+from verify.engines.protocol import Failure
+from verify.judge import NotApplicable
+from verify.protocol import Generation
+from verify.results import Verdict
+
+MakeCampaign = Callable[..., Campaign]
+MakeAudit = Callable[..., Audit]
+ALPHA = 1e-6
+
+
+@pytest.fixture(scope="session")
+def correct(make_campaign: MakeCampaign) -> Campaign:
+    return make_campaign("")
+
+
+def test_a_correct_engine_passes_every_judge(correct: Campaign, audit: MakeAudit) -> None:
+    for name in ("plain greedy", "greedy, 1 at once", "greedy, 4 at once", "mixed", "logit_bias"):
+        assert judge_greedy(audit(correct, name)).verdict is Verdict.PASS
+    for name in ("plain sampled", "sampled, 4 at once", "sampled, temperature 0.6"):
+        finding = judge_sampled(audit(correct, name), alpha=ALPHA)
+        assert finding.verdict is Verdict.PASS, finding.reason
+    every = audit(correct, *correct.groups)
+    assert judge_contract(every).verdict is Verdict.PASS
+    assert judge_speculation_shown(every).verdict is Verdict.PASS
+    assert judge_reproduced(audit(correct, "seeds")).verdict is Verdict.PASS
+    assert judge_fresh(audit(correct, "fresh"), alpha=ALPHA).verdict is Verdict.PASS
+    assert judge_logged_logprobs(audit(correct, "logprobs")).verdict is Verdict.PASS
+    answered = judge_answered([correct.ask(name) for name in correct.groups])
+    assert answered.verdict is Verdict.PASS
+    assert answered.observations == sum(len(group.requests) for group in correct.groups.values())
+    with pytest.raises(NotApplicable, match="no line holds a record"):
+        judge_records(every)  # totals alone are no record
+
+
+def test_what_is_not_claimed_is_not_asked(correct: Campaign) -> None:
+    assert {"top_k", "min_new_tokens", "frequency_penalty"}.isdisjoint(correct.groups)
+    assert {"logit_bias", "seeds at once", "logprobs", "plain logprobs"} <= set(correct.groups)
+
+
+@pytest.mark.parametrize(
+    ("bug", "group"),
+    [
+        ("bonus of the draft", "sampled, 1 at once"),
+        ("no residual", "sampled, 1 at once"),
+        ("wrong at once", "sampled, 4 at once"),
+    ],
+)
+def test_planted_bugs_of_the_law(make_campaign: MakeCampaign, audit: MakeAudit, bug: str, group: str) -> None:
+    campaign = make_campaign(bug, repeats=20)
+    assert judge_sampled(audit(campaign, group), alpha=ALPHA).verdict is Verdict.FAIL
+    assert judge_sampled(audit(campaign, "plain sampled"), alpha=ALPHA).verdict is Verdict.PASS
+    if bug == "wrong at once":
+        assert judge_sampled(audit(campaign, "sampled, 1 at once"), alpha=ALPHA).verdict is Verdict.PASS
+
+
+def test_planted_bug_of_the_greedy_bonus(make_campaign: MakeCampaign, audit: MakeAudit) -> None:
+    finding = judge_greedy(audit(make_campaign("bonus of the draft"), "greedy, 1 at once"))
+    assert finding.verdict is Verdict.FAIL
+    assert "one position earlier" in finding.diagnosis  # the law of the last draft, drawn from again
+
+
+def test_planted_bugs_of_stops_and_seeds(make_campaign: MakeCampaign, audit: MakeAudit) -> None:
+    assert judge_contract(audit(make_campaign("runs past stops"), "stopping")).verdict is Verdict.FAIL
+    assert judge_fresh(audit(make_campaign("constant seed"), "fresh"), alpha=ALPHA).verdict is Verdict.FAIL
+    reseeded = make_campaign("fresh seeds")
+    assert judge_reproduced(audit(reseeded, "seeds")).verdict is Verdict.FAIL
+
+
+def test_an_engine_that_decodes_plainly_does_not_pass_for_a_speculative_one(
+    make_campaign: MakeCampaign, audit: MakeAudit
+) -> None:
+    campaign = make_campaign("never speculates")
+    finding = judge_speculation_shown(audit(campaign, "greedy, 1 at once", "sampled, 1 at once"))
+    assert finding.verdict is Verdict.INCONCLUSIVE
+
+
+def test_lost_requests_are_an_error_and_the_others_are_judged(make_campaign: MakeCampaign, audit: MakeAudit) -> None:
+    campaign = make_campaign("some fail")
+    names = ("greedy, 1 at once", "sampled, 1 at once", "sampled, 4 at once")
+    finding = judge_answered([campaign.ask(name) for name in names])
+    assert finding.verdict is Verdict.ERROR
+    assert "status: out of memory" in finding.reason
+    assert judge_greedy(audit(campaign, "greedy, 1 at once")).verdict is Verdict.PASS
+
+
+def test_an_engine_that_answers_nothing_is_asked_no_more(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign("always fails")
+    answers = campaign.ask("sampled, 1 at once")
+    assert len(answers.failures) == len(answers.group.requests) == 18
+    campaign.ask("sampled, 4 at once")
+    assert campaign.lost is not None
+    asked = campaign.engine._engine.answered  # type: ignore[attr-defined]
+    assert asked == MAX_FAILURES_IN_A_ROW
+    assert len(campaign.ask("mixed").failures) == 12
+    assert campaign.engine._engine.answered == asked  # type: ignore[attr-defined]
+
+
+def test_no_control_is_said_and_is_no_failure(make_campaign: MakeCampaign) -> None:
+    answers = make_campaign("no control").ask("plain greedy")
+    assert (answers.no_control, answers.failures) == ("it always speculates", {})
+    with pytest.raises(NotApplicable, match="it always speculates"):
+        judge_same_outputs(answers, answers, claim="c", diagnosis="d")
+
+
+def test_seeded_identity(correct: Campaign) -> None:
+    seeds, at_once, plain = (correct.ask(name) for name in ("seeds", "seeds at once", "plain seeds"))
+    assert judge_same_outputs(seeds, at_once, claim="c", diagnosis="d").verdict is Verdict.PASS
+    found = judge_same_outputs(seeds, plain, claim="a seed gives one sequence", diagnosis="d")
+    assert (
+        found.verdict is Verdict.FAIL
+    )  # this engine's coins go elsewhere without drafts, and it does not claim otherwise
+    assert "differ from output position" in found.reason
+
+
+def test_the_engines_own_noise_widens_the_floor_up_to_another_model(correct: Campaign, audit: MakeAudit) -> None:
+    exact = engine_noise(audit(correct, "plain logprobs"))
+    answers = correct.ask("plain logprobs")
+
+    def shifted(by: float) -> float:
+        moved = Campaign(correct.engine, list(correct.groups.values()), keep=lambda *_: None, progress=lambda *_: None)
+        moved.answers["plain logprobs"] = Answers(
+            answers.group,
+            {
+                index: replace(each, logprobs=[value + by for value in each.logprobs or ()])
+                for index, each in answers.generations.items()
+            },
+        )
+        return engine_noise(audit(moved, "plain logprobs")).max_logprob_difference
+
+    assert exact.max_logprob_difference < 1e-4
+    assert shifted(0.01) == pytest.approx(0.01, abs=1e-4)
+    assert shifted(2 * OTHER_MODEL_NATS) == exact.max_logprob_difference
+
+
+def test_a_malformed_answer_is_a_broken_line(correct: Campaign) -> None:
+    spoilt = Campaign(correct.engine, list(correct.groups.values()), keep=lambda *_: None, progress=lambda *_: None)
+    group = correct.groups["greedy, 1 at once"]
+    spoilt.answers[group.name] = Answers(group, {0: Generation(token_ids=[-1], finish_reason="length")})
+    log = spoilt.log(group.name)
+    assert (log.entries, log.broken[0][0]) == ((), 1)
+    assert "greater than or equal to 0" in log.broken[0][1]
+    assert Failure("timeout", "x").kind == "timeout"

@@ -1,0 +1,128 @@
+"""An engine's answers where no law is asked: that they came, that seeds mean what is claimed, how exact its arithmetic is."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from verify.checks.log_audit import Audit
+from verify.engines.campaign import Answers
+from verify.greedy.controls import first_divergence
+from verify.greedy.noise import NoiseFloor
+from verify.judge import NotApplicable
+from verify.models.law import next_token_laws
+from verify.protocol import SamplingParams
+from verify.results import Evidence, Finding, Verdict
+from verify.subject import describe
+
+SHOWN = 5
+# Without speculation, an engine whose log-probabilities are further from the target's than this runs another model.
+OTHER_MODEL_NATS = 0.25
+
+
+def judge_answered(answers: Sequence[Answers]) -> Finding:
+    """Every request was answered; else an error, which no run passes with. What was answered is judged all the same."""
+    answered = sum(len(each.generations) for each in answers)
+    failures = [(each.group.name, failure) for each in answers for failure in each.failures.values()]
+    details = {
+        "answered": {each.group.name: len(each.generations) for each in answers},
+        "failures": dict(Counter(f"{name}: {failure.kind}" for name, failure in failures)),
+        "no_control": sorted({each.no_control for each in answers if each.no_control}),
+    }
+    if failures or not answered:
+        reasons = Counter(f"{failure.kind}: {failure.message}" for _, failure in failures)
+        told = "; ".join(f"{reason} ({count} times)" for reason, count in reasons.most_common(SHOWN))
+        return Finding(
+            verdict=Verdict.ERROR,
+            evidence=Evidence.CONTRACT,
+            reason=f"{len(failures)} of {answered + len(failures)} requests have no answer: {told}",
+            observations=answered,
+            unit="requests",
+            details=details,
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{answered} requests answered",
+        observations=answered,
+        unit="requests",
+        smallest_visible=1.0,
+        smallest_visible_unit="lost request",
+        details=details,
+    )
+
+
+def judge_same_outputs(first: Answers, second: Answers, *, claim: str, diagnosis: str) -> Finding:
+    """The same requests with the same seeds gave the same outputs in both groups."""
+    for each in (first, second):
+        if each.no_control:
+            raise NotApplicable(each.no_control)
+    by_request = {describe_key(second, index): generation for index, generation in second.generations.items()}
+    compared = 0
+    for index, ours in first.generations.items():
+        theirs = by_request.get(describe_key(first, index))
+        if theirs is None:
+            continue
+        compared += 1
+        position = first_divergence(ours.token_ids, theirs.token_ids)
+        if position is not None:
+            request = first.group.requests[index]
+            return Finding(
+                verdict=Verdict.FAIL,
+                evidence=Evidence.CONTRACT,
+                reason=f"{claim}: with seed {request.seed} the outputs of {first.group.name!r} and {second.group.name!r} differ "
+                f"from output position {position} on",
+                observations=compared,
+                unit="seeded outputs",
+                diagnosis=diagnosis,
+                details={
+                    "request": describe(request),
+                    first.group.name: list(ours.token_ids),
+                    second.group.name: list(theirs.token_ids),
+                },
+            )
+    if not compared:
+        raise NotApplicable("no request was answered in both groups")
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{claim}: {compared} seeded outputs are the same",
+        observations=compared,
+        unit="seeded outputs",
+        smallest_visible=1.0,
+        smallest_visible_unit="different token",
+    )
+
+
+def describe_key(answers: Answers, index: int) -> tuple[object, ...]:
+    """What makes two seeded requests the same."""
+    request = answers.group.requests[index]
+    return (request.prompt_token_ids, request.seed, request.max_new_tokens, request.sampling.temperature)
+
+
+def engine_noise(audit: Audit) -> NoiseFloor:
+    """The target's own noise floor, widened by how far the engine's plain log-probabilities lie from the target's.
+
+    `audit` holds answers without speculation. They widen the floor up to `OTHER_MODEL_NATS`; beyond, it is another model, and the
+    floor stays: whatever makes it differ is to be seen, not allowed.
+    """
+    floor = audit.noise
+    raw = audit.subject.capabilities.logprobs == "raw"
+    worst = 0.0
+    lines = [each for each in audit.lines if each.answer.generation.logprobs is not None]
+    rows_of = audit.subject.reference.logits_of([(each.request, each.token_ids) for each in lines])
+    for each, rows in zip(lines, rows_of, strict=True):
+        token_ids = list(each.token_ids)
+        request = replace(each.request, sampling=SamplingParams(), min_new_tokens=0) if raw else each.request
+        truth = next_token_laws(rows, request, token_ids)[torch.arange(len(token_ids)), token_ids].log()
+        said = torch.tensor(each.answer.generation.logprobs, dtype=torch.float64, device=truth.device)
+        worst = max(worst, float((said - truth).abs().max()))
+    if not worst <= OTHER_MODEL_NATS:
+        return floor
+    return replace(
+        floor,
+        max_logprob_difference=max(floor.max_logprob_difference, worst),
+        max_logit_difference=max(floor.max_logit_difference, worst),
+        forms=(*floor.forms, "the engine without speculation") if lines else floor.forms,
+    )

@@ -1,0 +1,198 @@
+"""Chapter 18: an engine that is no Python object here, asked a campaign of requests and audited like a log."""
+
+import pytest
+
+from verify.checks.engine import engine_noise, judge_answered, judge_same_outputs
+from verify.checks.log_audit import Audit
+from verify.checks.log_contract import judge_contract, judge_records, judge_speculation_shown
+from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
+from verify.engines.campaign import Campaign
+from verify.judge import Judge, NotApplicable, check
+from verify.results import Evidence
+from verify.suite.engines import SETTINGS, campaign_of, with_lines
+from verify.suite.support import trained_subject
+
+NOISE = "noise floor of the engine"
+
+
+def audited(judge: Judge, *names: str) -> Audit:
+    """The answers to groups, against the target; `NotApplicable` where the engine was not asked, or has no plain mode."""
+    campaign = campaign_of(judge)
+    if NOISE not in judge.shared:
+        judge.shared[NOISE] = None
+        if "plain logprobs" in campaign.groups and not campaign.ask("plain logprobs").no_control:
+            plain = Audit(trained_subject(judge), campaign.log("plain logprobs"))
+            judge.shared[NOISE] = engine_noise(plain) if plain.lines else None
+    missing = [name for name in names if name not in campaign.groups]
+    if missing:
+        raise NotApplicable(f"the engine does not claim what {missing[0]!r} needs")
+    reasons = [reason for name in names if (reason := campaign.ask(name).no_control)]
+    if reasons:
+        raise NotApplicable(reasons[0])
+    return Audit(trained_subject(judge), campaign.log(*names), noise=judge.shared[NOISE])
+
+
+def asked_at_once(judge: Judge, kind: str, which: int) -> str:
+    """The name of the group of a kind at the engine's lowest, middle or highest concurrency."""
+    levels = list(campaign_of(judge).engine.concurrency)
+    if which >= len(levels):
+        raise NotApplicable(f"the engine answers {', '.join(map(str, levels))} requests at once")
+    return f"{kind}, {levels[which]} at once"
+
+
+@check(chapter=18, property="greedy identity of the engine without speculation", evidence=Evidence.GREEDY)
+def test_plain_greedy(judge: Judge) -> None:
+    """The control: what fails here is not the speculation's fault, but the weights', the precision's, or the sampler's."""
+    judge.conclude(judge_greedy(audited(judge, "plain greedy")))
+
+
+@check(chapter=18, property="sampled law of the engine without speculation", evidence=Evidence.BETTING)
+def test_plain_sampled(judge: Judge) -> None:
+    """The control of the sampled law."""
+    judge.conclude(judge_sampled(audited(judge, "plain sampled"), alpha=judge.alpha))
+
+
+@check(chapter=18, property="greedy identity of the engine", evidence=Evidence.GREEDY)
+@pytest.mark.parametrize("concurrency", ["lowest", "middle", "highest"])
+def test_greedy(judge: Judge, concurrency: str) -> None:
+    """Every greedy token is the target's arg max, or a near tie below the measured noise, however many are asked at once."""
+    name = asked_at_once(judge, "greedy", ["lowest", "middle", "highest"].index(concurrency))
+    judge.conclude(judge_greedy(audited(judge, name)))
+
+
+@check(chapter=18, property="sampled law of the engine", evidence=Evidence.BETTING)
+@pytest.mark.parametrize("concurrency", ["lowest", "middle", "highest"])
+def test_sampled(judge: Judge, concurrency: str) -> None:
+    """Sampled tokens follow the target's law, however many are asked at once."""
+    name = asked_at_once(judge, "sampled", ["lowest", "middle", "highest"].index(concurrency))
+    judge.conclude(judge_sampled(audited(judge, name), alpha=judge.alpha))
+
+
+@check(chapter=18, property="sampled law of the engine at low temperature", evidence=Evidence.BETTING)
+def test_cold(judge: Judge) -> None:
+    """Where more drafts are accepted."""
+    judge.conclude(judge_sampled(audited(judge, "sampled, temperature 0.6"), alpha=judge.alpha))
+
+
+@check(chapter=18, property="mixed requests at once: sampled law", evidence=Evidence.BETTING)
+def test_mixed_sampled(judge: Judge) -> None:
+    """Sampled requests among greedy ones."""
+    judge.conclude(judge_sampled(audited(judge, "mixed"), alpha=judge.alpha))
+
+
+@check(chapter=18, property="mixed requests at once: greedy identity", evidence=Evidence.GREEDY)
+def test_mixed_greedy(judge: Judge) -> None:
+    """Greedy requests among sampled ones."""
+    judge.conclude(judge_greedy(audited(judge, "mixed")))
+
+
+@check(chapter=18, property="sampled law of the engine's processors", evidence=Evidence.BETTING)
+@pytest.mark.parametrize("name", SETTINGS)
+def test_processors_sampled(judge: Judge, name: str) -> None:
+    """Each setting that the engine claims."""
+    judge.conclude(judge_sampled(audited(judge, name), alpha=judge.alpha))
+
+
+@check(chapter=18, property="greedy identity under the engine's processors", evidence=Evidence.GREEDY)
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in ("top_k", "top_p", "min_p")])
+def test_processors_greedy(judge: Judge, name: str) -> None:
+    """Settings that change the arg max."""
+    judge.conclude(judge_greedy(audited(judge, name)))
+
+
+@check(chapter=18, property="min_new_tokens", evidence=Evidence.BETTING)
+def test_min_new_tokens(judge: Judge) -> None:
+    """No stop token before its time, and the law of the others."""
+    judge.conclude(judge_sampled(audited(judge, "min_new_tokens"), alpha=judge.alpha))
+
+
+@check(chapter=18, property="law and stops of short outputs", evidence=Evidence.BETTING)
+def test_stopping(judge: Judge) -> None:
+    """Stop tokens and limits that fall inside a block leave the law of what comes before them alone."""
+    judge.conclude(judge_sampled(audited(judge, "stopping"), alpha=judge.alpha))
+
+
+@check(chapter=18, property="seeds reproduce", evidence=Evidence.CONTRACT)
+def test_seeds(judge: Judge) -> None:
+    """The same request with the same seed has one output."""
+    judge.conclude(judge_reproduced(audited(judge, "seeds")))
+
+
+@check(chapter=18, property="seeds do not see other requests", evidence=Evidence.CONTRACT)
+def test_seeds_at_once(judge: Judge) -> None:
+    """A seed gives the same output alone and among others."""
+    audited(judge, "seeds", "seeds at once")
+    campaign = campaign_of(judge)
+    judge.conclude(
+        judge_same_outputs(
+            campaign.ask("seeds"),
+            campaign.ask("seeds at once"),
+            claim="a seed belongs to its request",
+            diagnosis="requests share a stream of random numbers (RNG), or rounding moved a coin: look at the first position",
+        )
+    )
+
+
+@check(chapter=18, property="the same seed gives the same output without speculation", evidence=Evidence.CONTRACT)
+def test_same_seed_without_speculation(judge: Judge) -> None:
+    """Where the engine claims it: far sharper than any test of a distribution."""
+    campaign = campaign_of(judge)
+    if not campaign.engine.same_seed_same_output:
+        raise NotApplicable("the engine does not claim that a seed gives one sequence with and without speculation")
+    audited(judge, "seeds", "plain seeds")
+    judge.conclude(
+        judge_same_outputs(
+            campaign.ask("seeds"),
+            campaign.ask("plain seeds"),
+            claim="a seed gives one sequence",
+            diagnosis="speculation changes which token a coin chooses (ACC, RES, BON), or rounding moved one",
+        )
+    )
+
+
+@check(chapter=18, property="outputs without a seed are fresh", evidence=Evidence.BETTING)
+def test_fresh(judge: Judge) -> None:
+    """The same request without a seed has outputs of its own each time."""
+    judge.conclude(judge_fresh(audited(judge, "fresh"), alpha=judge.alpha))
+
+
+@check(chapter=18, property="the engine's logprobs", evidence=Evidence.CONTRACT)
+def test_logprobs(judge: Judge) -> None:
+    """Log-probabilities are the target's at the emitted token."""
+    audit = audited(judge, "logprobs")
+    if not audit.subject.capabilities.logprobs:
+        raise NotApplicable("the engine claims no log-probabilities")
+    judge.conclude(judge_logged_logprobs(audit))
+
+
+def all_groups(campaign: Campaign) -> list[str]:
+    """Groups that the engine can answer."""
+    return [name for name in campaign.groups if not campaign.ask(name).no_control]
+
+
+@check(chapter=18, property="stopping and lengths of the engine", evidence=Evidence.CONTRACT)
+def test_contract(judge: Judge) -> None:
+    """Nothing follows a stop token, lengths and finish reasons are right, every id is the target's, in every answer."""
+    judge.conclude(judge_contract(audited(judge, *all_groups(campaign_of(judge)))))
+
+
+@check(chapter=18, property="the engine's records", evidence=Evidence.CONTRACT)
+def test_records(judge: Judge) -> None:
+    """Acceptance records add up, and agree with the number of emitted tokens."""
+    judge.conclude(judge_records(audited(judge, *all_groups(campaign_of(judge)))))
+
+
+@check(chapter=18, property="the engine speculates", evidence=Evidence.CONTRACT)
+def test_speculation(judge: Judge) -> None:
+    """Its own counts show accepted and rejected drafts: else plain decoding would pass for speculation."""
+    campaign = campaign_of(judge)
+    names = [name for name in all_groups(campaign) if not campaign.groups[name].plain]
+    judge.conclude(judge_speculation_shown(audited(judge, *names)))
+
+
+@check(chapter=18, property="every request is answered", evidence=Evidence.CONTRACT)
+def test_answered(judge: Judge) -> None:
+    """An engine that refuses, fails, falls silent or dies is an error, and no run passes with it."""
+    campaign = campaign_of(judge)
+    finding = judge_answered([campaign.ask(name) for name in campaign.groups])
+    judge.conclude(with_lines(finding, campaign))
