@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from verify.checks.log_audit import Audit
+from verify.checks.log_contract import speculation_shown
 from verify.engines.campaign import Answers
 from verify.greedy.controls import first_divergence
 from verify.greedy.noise import NoiseFloor
@@ -51,6 +52,21 @@ def judge_answered(answers: Sequence[Answers]) -> Finding:
         smallest_visible_unit="lost request",
         details=details,
     )
+
+
+def judge_speculates(answers: Sequence[Answers]) -> Finding:
+    """The engine's own counts show accepted and rejected drafts, in greedy and in sampled answers."""
+    signs: dict[str, list[tuple[int, int]]] = {}
+    for each in answers:
+        for index, generation in each.generations.items():
+            kind = "greedy" if each.group.requests[index].sampling.greedy else "sampled"
+            record, roles = generation.record, Counter(generation.roles or ())
+            counted = (roles["accepted"], roles["recovered"])
+            if record is not None:
+                accepted = record.num_accepted_draft_tokens
+                counted = (accepted, max(0, record.num_draft_tokens - accepted))
+            signs.setdefault(kind, []).append(counted)
+    return speculation_shown(signs)
 
 
 def judge_same_outputs(first: Answers, second: Answers, *, claim: str, diagnosis: str) -> Finding:

@@ -1,7 +1,7 @@
 """A log where no chance is involved: readable lines, stopping, records, and signs of speculation."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from verify.checks.acceptance import judge_record
@@ -85,15 +85,19 @@ def judge_records(audit: Audit) -> Finding:
 
 def judge_speculation_shown(audit: Audit) -> Finding:
     """Records or roles show accepted and rejected drafts, in greedy and in sampled lines, whichever there are."""
+    kinds = {"greedy": audit.of_kind(greedy=True), "sampled": audit.of_kind(greedy=False)}
+    return speculation_shown({kind: [_signs(each) for each in lines] for kind, lines in kinds.items()})
+
+
+def speculation_shown(signs: Mapping[str, Sequence[tuple[int, int]]]) -> Finding:
+    """The verdict on (accepted, rejected) drafts, one pair an output, of each kind of output."""
     shown: Counter[str] = Counter()
     missing = []
-    for greedy in (True, False):
-        lines = audit.of_kind(greedy=greedy)
-        kind = "greedy" if greedy else "sampled"
-        accepted, rejected = (sum(counts) for counts in zip((0, 0), *map(_signs, lines), strict=True))
+    for kind, counts in signs.items():
+        accepted, rejected = (sum(column) for column in zip((0, 0), *counts, strict=True))
         shown[f"{kind}: accepted drafts"] += accepted
         shown[f"{kind}: rejected drafts"] += rejected
-        if lines:
+        if counts:
             missing += [f"{kind} lines show no accepted draft"] if not accepted else []
             missing += [f"{kind} lines show no rejected draft"] if not rejected else []
     observed = sum(shown.values())

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from verify.engines.protocol import Engine, Failure, NoControl
 from verify.log.line import Counts, Line
 from verify.log.reader import Entry, Log
-from verify.protocol import Generation, Request
+from verify.protocol import Capabilities, Generation, Request, SamplingParams
 from verify.subject import claims_needed, describe
 
 MAX_FAILURES_IN_A_ROW = 20
@@ -182,33 +182,74 @@ def plan(
         asked = [sampled(p) for _ in range(repeats) for p in prompts]
         groups.append(Group(name=f"sampled, {at_once} at once", requests=asked, concurrency=at_once))
     cold = [sampled(p, temperature=0.6) for _ in range(repeats) for p in prompts]
-    groups.append(Group(name="sampled, temperature 0.6", requests=cold))
+    groups.append(Group(name="sampled, temperature 0.6", requests=cold, concurrency=many))
     mixed = [(greedy if index % 2 else sampled)(p) for index, p in enumerate([*prompts, *prompts])]
     groups.append(Group(name="mixed", requests=mixed, concurrency=many))
     for name, settings in settings_of(frequent).items():
         asked = [sampled(p, max_new_tokens=24, **settings) for p in prompts]
         if not {"top_k", "top_p", "min_p"} & settings.keys():
             asked += [greedy(p, max_new_tokens=24, **settings) for p in prompts]
-        groups.append(Group(name=name, requests=asked))
+        groups.append(Group(name=name, requests=asked, concurrency=many))
     stopping = [
         make(p, stop_token_ids=frequent[:3], max_new_tokens=1 + index % 24)
         for make in (greedy, sampled)
         for index, p in enumerate(prompts)
     ]
     groups.append(Group(name="stopping", requests=stopping, concurrency=many))
-    late = [sampled(p, stop_token_ids=frequent[:3], min_new_tokens=1 + index % 7) for index, p in enumerate(prompts)]
-    groups.append(Group(name="min_new_tokens", requests=late))
+    late = [
+        make(p, stop_token_ids=frequent[:3], min_new_tokens=1 + index % 7)
+        for make in (greedy, sampled)
+        for index, p in enumerate(prompts)
+    ]
+    groups.append(Group(name="min_new_tokens", requests=late, concurrency=many))
     seeded = [request(p, seed=next(seeds), temperature=1.0) for p in prompts]
     groups.append(Group(name="seeds", requests=[*seeded, *seeded]))
     groups.append(Group(name="seeds at once", requests=seeded, concurrency=many))
     groups.append(Group(name="fresh", requests=[request(p, temperature=1.0) for p in prompts[:4] for _ in range(8)]))
-    groups.append(Group(name="logprobs", requests=[sampled(p, logprobs=True) for p in prompts]))
-    groups.append(Group(name="plain greedy", requests=[greedy(p) for p in prompts], plain=True))
-    groups.append(
-        Group(name="plain sampled", requests=[sampled(p) for _ in range(repeats) for p in prompts], plain=True)
-    )
+    with_logprobs = [sampled(p, logprobs=True) for p in prompts]
+    groups.append(Group(name="logprobs", requests=with_logprobs, concurrency=many))
+    groups.append(Group(name="plain greedy", requests=[greedy(p) for p in prompts], concurrency=many, plain=True))
+    plain = [sampled(p) for _ in range(repeats) for p in prompts]
+    groups.append(Group(name="plain sampled", requests=plain, concurrency=many, plain=True))
     groups.append(Group(name="plain seeds", requests=seeded, plain=True))
-    groups.append(Group(name="plain logprobs", requests=[sampled(p, logprobs=True) for p in prompts], plain=True))
+    groups.append(Group(name="plain logprobs", requests=with_logprobs, concurrency=many, plain=True))
+    return _claimed(groups, claims)
+
+
+def plan_twins(
+    prompts: Sequence[Sequence[int]], engine: Engine, *, seed: int, repeats: int = 12, max_new_tokens: int = 12
+) -> list[Group]:
+    """Where no target is at hand: the same requests with speculation and without, sampled with randomness of their own."""
+    seeds = iter(range(seed, seed + 10**6))
+    many = max(engine.concurrency)
+
+    def twins(name: str, *, plain: bool) -> Group:
+        asked = [
+            Request(
+                prompt_token_ids=tuple(p),
+                max_new_tokens=max_new_tokens,
+                seed=next(seeds) if engine.capabilities.seeds else None,
+            )
+            for _ in range(repeats)
+            for p in prompts
+        ]
+        return Group(name=name, requests=asked, concurrency=many, plain=plain)
+
+    greedy = [
+        Request(prompt_token_ids=tuple(p), max_new_tokens=32, sampling=SamplingParams(temperature=0)) for p in prompts
+    ]
+    groups = [
+        Group(name="twin greedy", requests=greedy),
+        Group(name="plain twin greedy", requests=greedy, plain=True),
+        Group(name="plain twin greedy again", requests=greedy, plain=True, concurrency=many),
+        twins("twins", plain=False),
+        twins("plain twins", plain=True),
+    ]
+    return _claimed(groups, engine.capabilities)
+
+
+def _claimed(groups: Sequence[Group], claims: Capabilities) -> list[Group]:
+    """Groups, and requests in them, for which the engine claims what they need."""
     needed = {"seeds": "seeds", "seeds at once": "seeds_per_request", "plain seeds": "seeds", "mixed": "mixed_sampling"}
     return [
         replace(group, requests=allowed)

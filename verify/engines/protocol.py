@@ -34,11 +34,13 @@ class NoControl(Exception):
 class EngineSettings:
     """What an engine is opened with; paths are absolute, `folder` is writable and kept with the report.
 
+    `target` None: a server whose model is not at hand, compared with its baseline only.
+
     `options` are the engine's own (`--engine KEY=VALUE`). `python` is the interpreter of its virtual environment. The URLs and
     the model's name are those of servers.
     """
 
-    target: Path
+    target: Path | None
     draft: Path | None
     folder: Path
     device: str = "cpu"

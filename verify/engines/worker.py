@@ -184,7 +184,7 @@ def read_answer(message: dict[str, Any]) -> Generation | Failure:
 
 def _opening(settings: EngineSettings) -> dict[str, Any]:
     return {
-        "target": str(settings.target),
+        "target": None if settings.target is None else str(settings.target),
         "draft": None if settings.draft is None else str(settings.draft),
         "options": dict(settings.options),
         "device": settings.device,

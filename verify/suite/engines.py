@@ -8,21 +8,22 @@ from typing import Any
 
 import torch
 
-from verify.engines.campaign import Campaign, plan, settings_of
-from verify.engines.protocol import Engine, EngineSettings
+from verify.engines.campaign import Campaign, Group, plan, plan_twins, settings_of
+from verify.engines.protocol import Engine, EngineSettings, NoControl
 from verify.entrance import ENGINE, ENGINE_FACTORY
-from verify.judge import Judge
+from verify.judge import ContractViolation, Judge, NotApplicable
 from verify.models.compat import forward_logits
 from verify.options import Options
 from verify.protocol import Generation, ModelPair, Request
 from verify.results import Finding
-from verify.suite.support import scaled, trained_pair, trained_prompts
+from verify.suite.support import prompts, scaled, trained_pair, trained_prompts
 
 CAMPAIGN = "campaign"
 SETTINGS = tuple(settings_of(range(8)))
 NUM_PROMPTS = 56
 TEXT_TOKENS = 22
 NUM_FREQUENT = 48
+MODEST_VOCABULARY = 256  # ids that every vocabulary has
 
 
 def open_engine(options: Options, models: ModelPair, shared: dict[str, Any]) -> Engine:
@@ -30,8 +31,8 @@ def open_engine(options: Options, models: ModelPair, shared: dict[str, Any]) -> 
     make: Callable[[EngineSettings], Engine] = shared[ENGINE_FACTORY]
     engine = shared[ENGINE] = make(
         EngineSettings(
-            target=models.target_dir,
-            draft=models.draft_dir,
+            target=models.target_dir if has_target(options) else None,
+            draft=models.draft_dir if has_target(options) else None,
             folder=options.report_dir / "engines" / "".join(c if c.isalnum() else "-" for c in options.decoder),
             device=options.device,
             dtype=options.dtype,
@@ -45,10 +46,18 @@ def open_engine(options: Options, models: ModelPair, shared: dict[str, Any]) -> 
     return engine
 
 
+def has_target(options: Options) -> bool:
+    """Whether the engine's model is at hand; a server runs a model of its own, so it has to be given."""
+    return options.base_url is None or options.target is not None
+
+
 def campaign_of(judge: Judge) -> Campaign:
     """The campaign of this run; its answers are logged under the check that asks."""
     if CAMPAIGN not in judge.shared:
         engine: Engine = judge.shared[ENGINE]
+        if not has_target(judge.options):
+            judge.shared[CAMPAIGN] = _campaign(engine, plan_twins(_texts_of_baseline(judge, engine), engine, seed=1))
+            return campaign_of(judge)
         models = trained_pair(judge)
         texts = texts_of(models, trained_prompts(judge, scaled(judge, NUM_PROMPTS)), seed=judge.options.seed % 2**31)
         stops = end_of_text(models)
@@ -60,7 +69,7 @@ def campaign_of(judge: Judge) -> Campaign:
             frequent=[token_id for token_id, _ in counts.most_common(NUM_FREQUENT)],
             seed=judge.options.seed % 2**31,
         )
-        judge.shared[CAMPAIGN] = Campaign(engine, groups, keep=lambda *_: None, progress=lambda *_: None)
+        judge.shared[CAMPAIGN] = _campaign(engine, groups)
     campaign: Campaign = judge.shared[CAMPAIGN]
     campaign.keep = partial(_keep, judge)
     campaign.progress = judge.progress
@@ -97,6 +106,28 @@ def with_lines(finding: Finding, campaign: Campaign) -> Finding:
     """The finding with what the engine says of itself."""
     engine = {"name": campaign.engine.name, "requests_at_once": list(campaign.engine.concurrency)}
     return replace(finding, details=finding.details | {"engine": engine})
+
+
+def _campaign(engine: Engine, groups: Sequence[Group]) -> Campaign:
+    return Campaign(engine, groups, keep=lambda *_: None, progress=lambda *_: None)
+
+
+def _texts_of_baseline(judge: Judge, engine: Engine) -> list[tuple[int, ...]]:
+    """Repetitive prompts in the words of the server without speculation, begun by random tokens; raises `NotApplicable`."""
+    starts = prompts(judge, scaled(judge, NUM_PROMPTS), vocab_size=MODEST_VOCABULARY, lengths=(2,))
+    asked = [Request(prompt_token_ids=start, max_new_tokens=TEXT_TOKENS) for start in starts]
+    try:
+        answers = dict(engine.answer(asked, speculative=False, concurrency=max(engine.concurrency)))
+    except NoControl as reason:
+        raise NotApplicable(f"neither --target nor a control: {reason}") from reason
+    texts = [
+        start + tuple(answer.token_ids)
+        for index, start in enumerate(starts)
+        if isinstance(answer := answers.get(index), Generation) and answer.token_ids
+    ]
+    if not texts:
+        raise ContractViolation("the server without speculation answered none of the first requests")
+    return repetitive(texts)
 
 
 def _keep(judge: Judge, request: Request, generation: Generation) -> None:

@@ -1,15 +1,18 @@
 """Chapter 18: an engine that is no Python object here, asked a campaign of requests and audited like a log."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from verify.checks.engine import engine_noise, judge_answered, judge_same_outputs
+from verify.checks.engine import engine_noise, judge_answered, judge_same_outputs, judge_speculates
 from verify.checks.log_audit import Audit
-from verify.checks.log_contract import judge_contract, judge_records, judge_speculation_shown
+from verify.checks.log_contract import judge_contract, judge_records
 from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
+from verify.checks.two_sample import judge_same_greedy, judge_two_samples
 from verify.engines.campaign import Campaign
 from verify.judge import Judge, NotApplicable, check
 from verify.results import Evidence
-from verify.suite.engines import SETTINGS, campaign_of, with_lines
+from verify.suite.engines import SETTINGS, campaign_of, has_target, with_lines
 from verify.suite.support import trained_subject
 
 NOISE = "noise floor of the engine"
@@ -18,6 +21,8 @@ NOISE = "noise floor of the engine"
 def audited(judge: Judge, *names: str) -> Audit:
     """The answers to groups, against the target; `NotApplicable` where the engine was not asked, or has no plain mode."""
     campaign = campaign_of(judge)
+    if not has_target(judge.options):
+        raise NotApplicable("no --target: the server is compared with its baseline only")
     if NOISE not in judge.shared:
         judge.shared[NOISE] = None
         if "plain logprobs" in campaign.groups and not campaign.ask("plain logprobs").no_control:
@@ -106,6 +111,12 @@ def test_min_new_tokens(judge: Judge) -> None:
     judge.conclude(judge_sampled(audited(judge, "min_new_tokens"), alpha=judge.alpha))
 
 
+@check(chapter=18, property="greedy identity under min_new_tokens", evidence=Evidence.GREEDY)
+def test_min_new_tokens_greedy(judge: Judge) -> None:
+    """Stop tokens are banned up to the minimum and no further: at the bonus token's position too."""
+    judge.conclude(judge_greedy(audited(judge, "min_new_tokens")))
+
+
 @check(chapter=18, property="law and stops of short outputs", evidence=Evidence.BETTING)
 def test_stopping(judge: Judge) -> None:
     """Stop tokens and limits that fall inside a block leave the law of what comes before them alone."""
@@ -165,6 +176,40 @@ def test_logprobs(judge: Judge) -> None:
     judge.conclude(judge_logged_logprobs(audit))
 
 
+def twins(judge: Judge, *names: str) -> list[list[list[Sequence[int]]]]:
+    """For each group the outputs of each prompt, in the order asked; `NotApplicable` where the target is at hand."""
+    campaign = campaign_of(judge)
+    if has_target(judge.options):
+        raise NotApplicable("--target is at hand, and its probabilities are sharper than a second sample")
+    outputs: list[list[list[Sequence[int]]]] = []
+    for name in names:
+        if name not in campaign.groups:
+            raise NotApplicable(f"the engine does not claim what {name!r} needs")
+        answers = campaign.ask(name)
+        by_prompt: dict[tuple[int, ...], list[Sequence[int]]] = {}
+        for index, each in enumerate(answers.group.requests):
+            here = by_prompt.setdefault(each.prompt_token_ids, [])
+            here += [answers.generations[index].token_ids] if index in answers.generations else []
+        outputs.append(list(by_prompt.values()))
+    return outputs
+
+
+@check(chapter=18, property="sampled outputs against the baseline server", evidence=Evidence.TWO_SAMPLE)
+def test_against_baseline_sampled(judge: Judge) -> None:
+    """Without a target: outputs with speculation and without have one law."""
+    ours, baseline = twins(judge, "twins", "plain twins")
+    judge.conclude(judge_two_samples(ours, baseline, alpha=judge.alpha))
+
+
+@check(chapter=18, property="greedy outputs against the baseline server", evidence=Evidence.TWO_SAMPLE)
+def test_against_baseline_greedy(judge: Judge) -> None:
+    """Without a target: greedy outputs with speculation and without are the same, where the baseline agrees with itself."""
+    groups = twins(judge, "twin greedy", "plain twin greedy", "plain twin greedy again")
+    complete = [rows for rows in zip(*groups, strict=True) if all(rows)]
+    ours, baseline, again = ([rows[side][0] for rows in complete] for side in range(3))
+    judge.conclude(judge_same_greedy(ours, baseline, baseline_again=again))
+
+
 def all_groups(campaign: Campaign) -> list[str]:
     """Groups that the engine can answer."""
     return [name for name in campaign.groups if not campaign.ask(name).no_control]
@@ -187,7 +232,7 @@ def test_speculation(judge: Judge) -> None:
     """Its own counts show accepted and rejected drafts: else plain decoding would pass for speculation."""
     campaign = campaign_of(judge)
     names = [name for name in all_groups(campaign) if not campaign.groups[name].plain]
-    judge.conclude(judge_speculation_shown(audited(judge, *names)))
+    judge.conclude(judge_speculates([campaign.ask(name) for name in names]))
 
 
 @check(chapter=18, property="every request is answered", evidence=Evidence.CONTRACT)

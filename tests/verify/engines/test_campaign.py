@@ -1,15 +1,16 @@
 """The campaign's checks on a correct engine, and on engines with one planted mistake each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 
-from verify.checks.engine import OTHER_MODEL_NATS, engine_noise, judge_answered, judge_same_outputs
+from verify.checks.engine import OTHER_MODEL_NATS, engine_noise, judge_answered, judge_same_outputs, judge_speculates
 from verify.checks.log_audit import Audit
-from verify.checks.log_contract import judge_contract, judge_records, judge_speculation_shown
+from verify.checks.log_contract import judge_contract, judge_records
 from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
-from verify.engines.campaign import MAX_FAILURES_IN_A_ROW, Answers, Campaign
+from verify.checks.two_sample import judge_same_greedy, judge_two_samples
+from verify.engines.campaign import MAX_FAILURES_IN_A_ROW, Answers, Campaign, plan_twins
 from verify.engines.protocol import Failure
 from verify.judge import NotApplicable
 from verify.protocol import Generation
@@ -33,7 +34,10 @@ def test_a_correct_engine_passes_every_judge(correct: Campaign, audit: MakeAudit
         assert finding.verdict is Verdict.PASS, finding.reason
     every = audit(correct, *correct.groups)
     assert judge_contract(every).verdict is Verdict.PASS
-    assert judge_speculation_shown(every).verdict is Verdict.PASS
+    assert (
+        judge_speculates([correct.ask(name) for name in correct.groups if not correct.groups[name].plain]).verdict
+        is Verdict.PASS
+    )
     assert judge_reproduced(audit(correct, "seeds")).verdict is Verdict.PASS
     assert judge_fresh(audit(correct, "fresh"), alpha=ALPHA).verdict is Verdict.PASS
     assert judge_logged_logprobs(audit(correct, "logprobs")).verdict is Verdict.PASS
@@ -78,12 +82,10 @@ def test_planted_bugs_of_stops_and_seeds(make_campaign: MakeCampaign, audit: Mak
     assert judge_reproduced(audit(reseeded, "seeds")).verdict is Verdict.FAIL
 
 
-def test_an_engine_that_decodes_plainly_does_not_pass_for_a_speculative_one(
-    make_campaign: MakeCampaign, audit: MakeAudit
-) -> None:
+def test_an_engine_that_decodes_plainly_does_not_pass_for_a_speculative_one(make_campaign: MakeCampaign) -> None:
     campaign = make_campaign("never speculates")
-    finding = judge_speculation_shown(audit(campaign, "greedy, 1 at once", "sampled, 1 at once"))
-    assert finding.verdict is Verdict.INCONCLUSIVE
+    for name in ("greedy, 1 at once", "sampled, 1 at once"):
+        assert judge_speculates([campaign.ask(name)]).verdict is Verdict.INCONCLUSIVE
 
 
 def test_lost_requests_are_an_error_and_the_others_are_judged(make_campaign: MakeCampaign, audit: MakeAudit) -> None:
@@ -152,3 +154,30 @@ def test_a_malformed_answer_is_a_broken_line(correct: Campaign) -> None:
     assert (log.entries, log.broken[0][0]) == ((), 1)
     assert "greater than or equal to 0" in log.broken[0][1]
     assert Failure("timeout", "x").kind == "timeout"
+
+
+@pytest.mark.parametrize(("bug", "verdict"), [("", Verdict.PASS), ("accepts everything", Verdict.FAIL)])
+def test_without_a_target_the_control_is_the_other_sample(
+    correct: Campaign, make_campaign: MakeCampaign, bug: str, verdict: Verdict
+) -> None:
+    engine = make_campaign(bug).engine
+    prompts = list(dict.fromkeys(each.prompt_token_ids for each in correct.groups["greedy, 1 at once"].requests))
+    groups = plan_twins(prompts, engine, seed=1, repeats=40)
+    campaign = Campaign(engine, groups, keep=lambda *_: None, progress=lambda *_: None)
+
+    def outputs(name: str) -> list[list[Sequence[int]]]:
+        answers = campaign.ask(name)
+        return [
+            [
+                g.token_ids
+                for i, g in answers.generations.items()
+                if answers.group.requests[i].prompt_token_ids == prompt
+            ]
+            for prompt in prompts
+        ]
+
+    assert judge_two_samples(outputs("twins"), outputs("plain twins"), alpha=1e-3).verdict is verdict
+    greedy = [
+        [each[0] for each in outputs(name)] for name in ("twin greedy", "plain twin greedy", "plain twin greedy again")
+    ]
+    assert judge_same_greedy(greedy[0], greedy[1], baseline_again=greedy[2]).verdict is verdict

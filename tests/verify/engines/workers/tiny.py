@@ -91,7 +91,7 @@ class Tiny:
             block = []
             for row, law, token_id in zip(rows, laws, drafts, strict=False):
                 coin = float(torch.rand((), generator=generator))
-                if coin < float(row[token_id] / law[token_id]):
+                if coin < float(row[token_id] / law[token_id]) or bug == "accepts everything":
                     block.append(token_id)
                     continue
                 block.append(draw(row if bug == "no residual" else (row - law).clamp(min=0)))
