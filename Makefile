@@ -21,8 +21,8 @@ check: $(VENV)/installed ## what CI checks besides the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/installed ## acceptance and speed of the fixture pair against plain decoding and transformers
-	$(BIN)/python -m dspark bench $(ARGS)
+bench: $(VENV)/installed ## speed of the embedded decoders against plain decoding and transformers; at most ten minutes; reports/local/bench
+	$(BIN)/python -m verify.bench races $(ARGS)
 
 mutants: $(VENV)/installed ## judge the judge: every planted bug and every control; hours; goes on where it was
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants.run $(ARGS)

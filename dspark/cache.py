@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache
 
-from dspark.causal_model import CausalModel, Reading
+from dspark.causal_model import CausalModel
+from dspark.reading import Reading
 
 
 class Context(Protocol):
@@ -33,6 +34,9 @@ class Context(Protocol):
 
 def open_context(model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> Context:
     """An empty context of the kind that the model supports; every forward taps the outputs of `layers`."""
+    lean = model.lean.open(num_rows, cache_keyword=model.cache_keyword, taps=layers)
+    if lean is not None:
+        return lean
     if model.batches_ragged or (model.crops and not model.has_window and num_rows == 1):
         return BatchContext(model, num_rows, layers=layers)
     return RowwiseContext(model, num_rows, layers=layers)

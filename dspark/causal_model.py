@@ -10,16 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one forward gives: `logits` `[B, T or fewer kept, V]`, and the tapped hidden states `features` `[B, T, F]`.
-
-    F is the number of tapped layers times the hidden size, in the order asked; None where no layer is tapped.
-    """
-
-    logits: Tensor
-    features: Tensor | None
+from dspark.lean.source import LeanSource
+from dspark.reading import Reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +21,8 @@ class CausalModel:
     `cache_keyword` is the name of its cache argument ("cache", or "past_key_values" in older transformers); "" where
     it has none that a later forward can continue. `crops`: that cache can forget its last tokens; a recurrent state can
     not, only a copy made earlier can be restored. `batches_ragged`: rows of unequal length can share one forward, which
-    takes explicit positions, a mask, and attention over the whole cache. `max_positions`: its context limit, or None.
+    takes explicit positions, a mask, and attention over the whole cache. `max_positions`: its context limit, or None. `lean`
+    opens contexts that run a shorter forward, for the architectures that have one.
     """
 
     model: PreTrainedModel
@@ -41,6 +34,7 @@ class CausalModel:
     has_window: bool
     keeps_logits: bool
     takes_use_cache: bool
+    lean: LeanSource
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> "CausalModel":
@@ -70,6 +64,7 @@ class CausalModel:
             has_window=has_window,
             keeps_logits="logits_to_keep" in accepted,
             takes_use_cache="use_cache" in accepted,
+            lean=LeanSource(model),
         )
 
     @property

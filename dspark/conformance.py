@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from dspark.block_verification import verify_jointly
+from dspark.checkpoints import CONFIG
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.loading import Kind, load_drafter, random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter
-from dspark.loading import default_drafter_dir, default_target_dir
 from dspark.request import DecodingRequest, Generation
 from dspark.sample_matching import verify_by_matching
 from dspark.scheduler.algorithm import PrefixScheduler
@@ -21,6 +21,7 @@ from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
 from dspark.scheduler.threshold import StaticThreshold
+from dspark.serving import Engine, Limits
 from dspark.tree.decoder import TreeDecoder
 from dspark.tree.drafter import ModelTreeDrafter, Siblings
 from dspark.tree.topology import Topology
@@ -54,6 +55,8 @@ CLAIMED_WITH_A_DRAFT_MODEL = ("draft_model", "draft_vocab_mismatch", "standard_a
 # A forward with n tokens costs 1 + n / 8 of one without drafts: about what a small batch costs on a GPU; on tiny models it makes
 # schedules of every length.
 PROFILE = SpeedProfile(token_counts=(1, 64), steps_per_second=(8 / 9, 8 / 72))
+# Two or three texts of the suite's batches fit, until they grow.
+SMALL = Limits(max_rows=3, max_tokens=24, max_prefixes=4)
 
 
 class Models(Protocol):
@@ -142,6 +145,12 @@ def make_eagle3_decoder(models: Models) -> ConformingDecoder:
     return ConformingDecoder(models, SpeculativeDecoder(models.target, drafter_for(models, "eagle3")), CLAIMED)
 
 
+def make_serving_decoder(models: Models) -> ConformingDecoder:
+    """The two-model scheme in the serving engine, with a budget so small that batches of the suite preempt."""
+    engine = Engine(models.target, ModelDrafter(models.draft), limits=SMALL)
+    return ConformingDecoder(models, engine, CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
+
+
 def make_tree_decoder(models: Models) -> ConformingDecoder:
     """A tree whose siblings are independent draws."""
     return _with_a_tree(models, "independent")
@@ -161,10 +170,11 @@ def _with_a_tree(models: Models, siblings: Siblings) -> ConformingDecoder:
 
 
 def drafter_for(models: Models, kind: Kind) -> Drafter:
-    """The drafter trained on the fixture target; for any other target one of random weights, which the law must not show."""
+    """The drafter that lies beside the target's checkpoint; else one of random weights, which the law must not show."""
     target = models.target
-    if Path(target.name_or_path or "") == default_target_dir():
-        return load_drafter(default_drafter_dir(kind), target=target, device=target.device, dtype=models.dtype)
+    beside = Path(target.name_or_path).parent / kind if target.name_or_path else None
+    if beside and (beside / CONFIG).is_file():
+        return load_drafter(beside, target=target, device=target.device, dtype=models.dtype)
     return random_drafter(target, kind=kind, dtype=models.dtype)
 
 

@@ -243,5 +243,6 @@ class Processors:
 
 def one_hot_of_best(scores: Tensor) -> Tensor:
     """All mass on the highest score, the lowest id on a tie, `[..., V]`; NaN where the highest is NaN or infinite."""
-    law = torch.zeros_like(scores).scatter(-1, scores.argmax(-1, keepdim=True), 1.0)
-    return torch.where(scores.amax(-1, keepdim=True).isfinite(), law, torch.nan)
+    highest, best = scores.max(-1, keepdim=True)
+    # x - x is 0 for a finite score, and NaN otherwise.
+    return (highest - highest).expand_as(scores).scatter(-1, best, highest - highest + 1)

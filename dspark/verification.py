@@ -81,15 +81,9 @@ def acceptance_ratios(draft_token_ids: Tensor, draft_probs: Tensor, target_probs
 def accepted_prefix(ratios: Tensor, uniforms: Tensor) -> Tensor:
     """How many drafts stand before the first rejection, `[B]`: draft k stands iff uniform < ratio and those before do.
 
-    Strict, so that a uniform of exactly 0 rejects a token of target probability 0. A uniform after a rejection meets
-    the ratio 0: it decides nothing.
+    Strict, so that a uniform of exactly 0 rejects a token of target probability 0. A uniform after a rejection decides nothing.
     """
-    standing = torch.ones(ratios.shape[0], dtype=torch.bool, device=ratios.device)
-    num_accepted = torch.zeros(ratios.shape[0], dtype=torch.long, device=ratios.device)
-    for position in range(ratios.shape[1]):
-        standing = standing & (uniforms[:, position] < torch.where(standing, ratios[:, position], 0.0))
-        num_accepted = num_accepted + standing
-    return num_accepted
+    return (uniforms < ratios).long().cumprod(1).sum(1)
 
 
 def residual(target_row: Tensor, draft_row: Tensor) -> Tensor:

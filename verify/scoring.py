@@ -105,6 +105,15 @@ def offsets(rounds: Sequence[Round], num_tokens: int, num_draft_tokens: int) -> 
     return found
 
 
+def starts(rounds: Sequence[Round], num_tokens: int) -> list[int]:
+    """For every output token, where its round began."""
+    found = [0] * num_tokens
+    for each in rounds:
+        end = min(each.output_offset + each.num_emitted, num_tokens)
+        found[each.output_offset : end] = [each.output_offset] * (end - each.output_offset)
+    return found
+
+
 def rows(evidence: TokenEvidence, positions: Sequence[int]) -> TokenEvidence | None:
     """The evidence at some of its positions, in order; None where there are none."""
     if not positions:

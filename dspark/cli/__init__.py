@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from dspark.cli import bench, calibrate, generate, profile, train
+from dspark.cli import calibrate, generate, profile, train
 
 USAGE_ERROR = 2
-COMMANDS = (generate, train, calibrate, profile, bench)
+COMMANDS = (generate, train, calibrate, profile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

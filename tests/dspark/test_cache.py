@@ -67,8 +67,7 @@ PROMPTS = [[1], [4, 5, 6, 7, 8, 9], [2, 3], []]
 def test_ragged_batch_equals_reading_afresh(tiny: Callable[..., PreTrainedModel], kind: str, attention: str) -> None:
     model = tiny(kind)
     model.set_attn_implementation(attention)
-    context = open_context(CausalModel.of(model), len(PROMPTS))
-    assert isinstance(context, BatchContext)
+    context = BatchContext(CausalModel.of(model), len(PROMPTS))
     # The library's eager attention computes its softmax in float32, whatever the dtype of the model.
     tolerance = 1e-12 if attention == "sdpa" or kind == "gpt2" else 1000 * torch.finfo(torch.float32).eps
     assert exercise(model, context, PROMPTS, rounds=14) < tolerance
@@ -78,7 +77,7 @@ def test_one_row_needs_no_mask_and_no_positions(tiny: Callable[..., PreTrainedMo
     model = tiny("qwen3")
     seen: list[set[str]] = []
     model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(set(kwargs)), with_kwargs=True)
-    context = open_context(CausalModel.of(model), 1)
+    context = BatchContext(CausalModel.of(model), 1)
     seen.clear()
     with torch.inference_mode():
         for _ in range(4):
@@ -148,8 +147,7 @@ def test_padding_stays_within_the_positions_of_the_model(tiny: Callable[..., Pre
 
 
 def test_holes_are_given_back(tiny: Callable[..., PreTrainedModel]) -> None:
-    context = open_context(CausalModel.of(tiny("llama")), 2)
-    assert isinstance(context, BatchContext)
+    context = BatchContext(CausalModel.of(tiny("llama")), 2)
     with torch.inference_mode():
         for step in range(12):  # the rows take turns in accepting: half of the slots are holes
             context.extend(torch.tensor([[1, 2, 3], [4, 5, 6]]), [3, 3])
@@ -180,7 +178,7 @@ GOOD = BatchContext._mask_and_positions
 def test_planted_bug_is_seen(tiny: Callable[..., PreTrainedModel], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BatchContext, "_mask_and_positions", PLANTED[name])
     model = tiny("qwen3")
-    assert exercise(model, open_context(CausalModel.of(model), 4), PROMPTS, rounds=14) > 1e-3
+    assert exercise(model, BatchContext(CausalModel.of(model), 4), PROMPTS, rounds=14) > 1e-3
 
 
 def test_cropping_one_too_few_is_seen(tiny: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +189,7 @@ def test_cropping_one_too_few_is_seen(tiny: Callable[..., PreTrainedModel], monk
 
     monkeypatch.setattr(BatchContext, "_crop", too_few)
     model = tiny("qwen3")
-    assert exercise(model, open_context(CausalModel.of(model), 1), [[1, 2, 3]], rounds=6) > 1e-3
+    assert exercise(model, BatchContext(CausalModel.of(model), 1), [[1, 2, 3]], rounds=6) > 1e-3
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "llama"])

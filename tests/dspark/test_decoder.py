@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 import dspark.decoder as loop
 from dspark import Generation, ModelDrafter, NgramDrafter, Request, SamplingParams, SpeculativeDecoder
-from dspark.cache import BatchContext
 from dspark.drafters.protocol import Proposal
+from dspark.lean.context import LeanContext
 from dspark.sampling import History, Processors
 from tests.dspark.conftest import MAX_POSITIONS, VOCAB_SIZE
 
@@ -141,9 +141,9 @@ def test_a_draft_equal_to_the_target_is_always_accepted(tiny: Tiny, num_draft_to
 
 
 def test_stale_draft_cache_is_seen(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    commit = BatchContext.commit
+    commit = LeanContext.commit
     monkeypatch.setattr(
-        BatchContext, "commit", lambda self, lengths: commit(self, [max(1, length - 1) for length in lengths])
+        LeanContext, "commit", lambda self, lengths: commit(self, [max(1, length - 1) for length in lengths])
     )
     decoder = SpeculativeDecoder(tiny("llama"), ModelDrafter(tiny("llama")))
     generations = decoder.generate([request(sampling=GREEDY, max_new_tokens=25)])

@@ -15,6 +15,7 @@ from tests.mutants import (
     randomness,
     reports,
     residual,
+    serving,
     states,
     stopping,
     transformers,
@@ -42,6 +43,7 @@ GROUPS = (
     reports,
     lossy,
     drafters,
+    serving,
     transformers,
 )
 

@@ -179,6 +179,6 @@ MUTANTS = (
         "derived",
         "an unlikely last draft is replaced by the arg max; draft_probs stay those of one draw",
         {SESSION: drop_unlikely_drafts},
-        diagnosis=("pulled_to_draft", "greedy_draft_as_soft"),
+        diagnosis=("draft_drawn_sharper", "greedy_draft_as_soft"),
     ),
 )

@@ -136,7 +136,7 @@ MUTANTS = (
         target_in_bfloat16,
         EXACT,
         properties=(*LAW, "exact law of processors"),
-        diagnosis=("target_rounded", "draft_drawn_rounded"),
+        diagnosis=("laws_rounded", "target_rounded"),
     ),
     num(
         "NUM-b",

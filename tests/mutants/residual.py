@@ -109,7 +109,7 @@ MUTANTS = (
         "derived",
         "the residual is max(draft - target, 0)",
         wrong_sign,
-        "everything_accepted",
+        "residual_reversed",
         properties=(*LAW, "greedy identity"),
     ),
     res("RES-12c", "derived", "the recovered token is the arg max of the residual", best_of_excess, "residual_argmax"),

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tests.mutants import CONTROLS, MUTANTS
+from tests.mutants import CONTROLS, MUTANTS, first_failure
 from tests.mutants.controls import Control
 from tests.mutants.mutant import Mutant
 from tests.mutants.outcome import Outcome, Stage, outcome_of_control, outcome_of_mutant
@@ -51,7 +51,7 @@ class Job:
             return (self.subject.check,), ("--allow-partial",)
         if isinstance(self.subject, Control):
             return (), self.subject.options
-        return (), (("-x",) if len(self.stages) > 1 else ())
+        return (), (first_failure.OPTIONS if len(self.stages) > 1 else ())
 
     @property
     def must_pass(self) -> bool:

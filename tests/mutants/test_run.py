@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.mutants import CONTROLS, MUTANTS
+from tests.mutants.first_failure import OPTIONS, FirstFailure
 from tests.mutants.outcome import Outcome, first_named, outcome_of_mutant
 from tests.mutants.report import totals, write_report
 from tests.mutants.run import fingerprint_of, job_of, jobs_of, main, run
+from verify.results import Verdict
 
 MUTANT = MUTANTS["RES-1"]
 EQUIVALENT = next(mutant for mutant in MUTANTS.values() if mutant.equivalent)
@@ -85,7 +88,7 @@ def test_a_mutant_caught_by_the_suite_only(tmp_path: Path) -> None:
     suite = Suite(own=["pass"], whole=["pass", "fail"])
     outcome = judged(tmp_path, MUTANT.id, suite)
     assert (outcome.right, outcome.stage) == (True, "whole suite")
-    assert suite.options == [("--allow-partial",), ("-x",)]
+    assert suite.options == [("--allow-partial",), OPTIONS]
 
 
 @pytest.mark.parametrize("verdict", ["pass", "error", "inconclusive"])
@@ -223,6 +226,19 @@ def test_an_unknown_id_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> N
 )
 def test_the_name_that_comes_first(diagnosis: str, name: str) -> None:
     assert first_named(diagnosis) == name
+
+
+@pytest.mark.parametrize(
+    ("verdict", "stops"),
+    [(Verdict.FAIL, True), (Verdict.INCONCLUSIVE, False), (Verdict.ERROR, False), (Verdict.PASS, False), (None, False)],
+)
+def test_only_a_failure_ends_a_run(verdict: Verdict | None, stops: bool) -> None:
+    session: Any = SimpleNamespace(shouldstop=False)
+    report: Any = SimpleNamespace() if verdict is None else SimpleNamespace(verify_verdict=verdict)
+    plugin = FirstFailure()
+    plugin.pytest_sessionstart(session)
+    plugin.pytest_runtest_logreport(report)
+    assert bool(session.shouldstop) is stops
 
 
 def test_only_the_first_diagnosis_counts() -> None:

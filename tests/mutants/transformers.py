@@ -80,9 +80,7 @@ MUTANTS = (
         "derived",
         "transformers: static ensemble verification, an option that trades the law for acceptance",
         {RULE: ensemble},
-        "acceptance_too_generous",
-        "pulled_to_draft",
-        "draft_leak",
+        "ensemble",
     ),
     bug(
         "KV-15d",

@@ -1,11 +1,11 @@
-"""Hugging Face transformers' assisted generation: an assistant model, or prompt lookup."""
+"""Hugging Face transformers' assisted generation: an assistant model in every schedule it has, or prompt lookup."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from verify.protocol import Capabilities, Generation, ModelPair, Request
 
@@ -30,16 +30,28 @@ CLAIMS = Capabilities(
 
 
 class AssistedGeneration:
-    """`target.generate(..., assistant_model=draft)`, or `prompt_lookup_num_tokens` where `prompt_lookup` is set."""
+    """`target.generate` with the settings that `speculation` gives for a number of draft tokens.
 
-    def __init__(self, models: ModelPair, *, prompt_lookup: bool = False) -> None:
+    `target` and `draft` are modules that the pair's models are called through, where a mode needs another shape of them.
+    """
+
+    def __init__(
+        self,
+        models: ModelPair,
+        *,
+        speculation: Callable[[int], dict[str, Any]],
+        capabilities: Capabilities,
+        target: PreTrainedModel | None = None,
+        draft: PreTrainedModel | None = None,
+    ) -> None:
         self.models = models
+        self.target = target or models.target
         # `generate` falls back on the checkpoint's own end of text; only the request's stop tokens may stop.
-        for model in (models.target, models.draft):
+        for model in (self.target, draft or models.draft):
             model.generation_config.eos_token_id = None
             model.generation_config.pad_token_id = None
-        self.prompt_lookup = prompt_lookup
-        self.capabilities = replace(CLAIMS, draft_model=not prompt_lookup, standard_acceptance=not prompt_lookup)
+        self.speculation = speculation
+        self.capabilities = capabilities
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """One `generate` call per request."""
@@ -71,12 +83,13 @@ class AssistedGeneration:
             **options,
         )
         allowed = sampling.allowed_token_ids
-        result = self.models.target.generate(  # type: ignore[operator]
+        drafting = self.speculation(request.num_draft_tokens) if request.num_draft_tokens else {}
+        result = self.target.generate(  # type: ignore[operator]
             prompt,
             attention_mask=torch.ones_like(prompt),
             generation_config=config,
             prefix_allowed_tokens_fn=None if allowed is None else lambda batch, prefix: list(allowed),
-            **self._speculation(request.num_draft_tokens),
+            **drafting,
         )
         token_ids = result.sequences[0, prompt.shape[1] :].tolist()
         logprobs = None
@@ -86,23 +99,67 @@ class AssistedGeneration:
         stopped = token_ids[-1] in request.stop_token_ids
         return Generation(token_ids=token_ids, finish_reason="stop" if stopped else "length", logprobs=logprobs)
 
-    def _speculation(self, num_draft_tokens: int) -> dict[str, Any]:
-        if num_draft_tokens == 0:
-            return {}
-        if self.prompt_lookup:
-            return {"prompt_lookup_num_tokens": num_draft_tokens}
-        draft = self.models.draft
-        draft.generation_config.num_assistant_tokens = num_draft_tokens
-        draft.generation_config.num_assistant_tokens_schedule = "constant"
-        draft.generation_config.assistant_confidence_threshold = 0.0
-        return {"assistant_model": draft}
+
+def constant_schedule(model: PreTrainedModel, num_draft_tokens: int) -> None:
+    """Draft that many tokens in every round, however sure the assistant is."""
+    model.generation_config.num_assistant_tokens = num_draft_tokens
+    model.generation_config.num_assistant_tokens_schedule = "constant"
+    model.generation_config.assistant_confidence_threshold = 0.0
 
 
 def make_decoder(models: ModelPair) -> AssistedGeneration:
     """Assisted generation with the pair's draft as the assistant."""
-    return AssistedGeneration(models)
+    return AssistedGeneration(
+        models,
+        speculation=lambda count: _assistant(models, count),
+        capabilities=replace(CLAIMS, draft_model=True, standard_acceptance=True),
+    )
 
 
 def make_prompt_lookup_decoder(models: ModelPair) -> AssistedGeneration:
     """Assisted generation with drafts looked up in the prompt."""
-    return AssistedGeneration(models, prompt_lookup=True)
+    return AssistedGeneration(
+        models, speculation=lambda count: {"prompt_lookup_num_tokens": count}, capabilities=CLAIMS
+    )
+
+
+def make_heuristic_decoder(models: ModelPair) -> AssistedGeneration:
+    """The assistant drafts two tokens more after a round in which all were accepted, else one less, within a call."""
+
+    def speculation(count: int) -> dict[str, Any]:
+        constant_schedule(models.draft, count)
+        models.draft.generation_config.num_assistant_tokens_schedule = "heuristic_transient"
+        return {"assistant_model": models.draft}
+
+    return AssistedGeneration(
+        models, speculation=speculation, capabilities=replace(CLAIMS, draft_model=True, standard_acceptance=True)
+    )
+
+
+def make_threshold_decoder(models: ModelPair) -> AssistedGeneration:
+    """The assistant stops drafting after a token that it gave less than 0.4, transformers' own default."""
+
+    def speculation(count: int) -> dict[str, Any]:
+        constant_schedule(models.draft, count)
+        models.draft.generation_config.assistant_confidence_threshold = 0.4
+        return {"assistant_model": models.draft}
+
+    return AssistedGeneration(
+        models,
+        speculation=speculation,
+        capabilities=replace(CLAIMS, draft_model=True, standard_acceptance=True, scheduled=True),
+    )
+
+
+def make_ensemble_decoder(models: ModelPair) -> AssistedGeneration:
+    """Verification against the mean of target and draft: lossy by design, so the suite has to fail it."""
+    return AssistedGeneration(
+        models,
+        speculation=lambda count: {**_assistant(models, count), "assistant_ensemble_weight": 0.5},
+        capabilities=replace(CLAIMS, draft_model=True),
+    )
+
+
+def _assistant(models: ModelPair, num_draft_tokens: int) -> dict[str, Any]:
+    constant_schedule(models.draft, num_draft_tokens)
+    return {"assistant_model": models.draft}

@@ -22,7 +22,8 @@ class Hypothesis:
     """One mistake: `law` is what it makes of an emitted token, at the positions named by `place`.
 
     `family` is the prefix of the public bug catalog (ACC, QMIS, RES, BON, LOGP, POS, BATCH, VOCAB, LOSSY) or GENERIC.
-    Several hypotheses may share a `name` and differ in `variant`; the diagnosis adds them up.
+    Several hypotheses may share a `name` and differ in `variant`; the diagnosis adds them up. `keeps_acceptance`: drafts are
+    accepted as often as by the standard rule, so the mistake is behind it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Hypothesis:
     place: Place = "draft"
     needs: tuple[str, ...] = ("draft",)
     variant: str = ""
+    keeps_acceptance: bool = False
     shares: tuple[float, ...] = SHARES
 
     @property

@@ -76,6 +76,18 @@ def accept_shifted(shift: float) -> Law:
     return lambda rows: _with_acceptance(rows, np.minimum(rows.all_draft, rows.all_target + shift * rows.all_draft))
 
 
+def accept_blindly(probability: float) -> Law:
+    """Whether a draft is accepted has nothing to do with its token."""
+    return lambda rows: _with_acceptance(rows, probability * rows.all_draft)
+
+
+def accept_by_the_best(rows: Rows) -> Floats:
+    """The ratio is taken at the target's arg max instead of at the draft."""
+    best = _argmax(rows.all_target)
+    target_at, draft_at = (np.take_along_axis(each, best, axis=1) for each in (rows.all_target, rows.all_draft))
+    return _with_acceptance(rows, np.minimum(1, target_at / np.maximum(draft_at, 1e-300)) * rows.all_draft)
+
+
 def accept_by(name: str) -> Law:
     """Accept by an alternative target law, recover by the true one."""
     return lambda rows: _with_acceptance(rows, np.minimum(rows.all_draft, rows.all_of(name)))
@@ -137,6 +149,32 @@ def drawn_from(name: str) -> Law:
     return lambda rows: _drawn_from(rows, rows.all_of(name))
 
 
+def drawn_from_power(exponent: float) -> Law:
+    """Drafts are drawn from draft^exponent, normalised, but verified with the draft law itself."""
+
+    def law(rows: Rows) -> Floats:
+        drawn = np.exp(exponent * rows.log_draft)
+        return _drawn_from(rows, drawn / row_sums(drawn))
+
+    return law
+
+
+def drawn_from_likely(floor: float, *, best_instead: bool = False) -> Law:
+    """Drafts are drawn without the tokens below `floor` times the best one's probability but verified with the whole law.
+
+    The others share the mass of these in proportion, or the best one has all of it.
+    """
+
+    def law(rows: Rows) -> Floats:
+        likely = np.where(rows.all_draft >= floor * rows.all_draft.max(axis=1, keepdims=True), rows.all_draft, 0)
+        if best_instead:
+            best = _argmax(likely)
+            np.put_along_axis(likely, best, np.take_along_axis(likely, best, axis=1) + 1 - row_sums(likely), axis=1)
+        return _drawn_from(rows, likely / row_sums(likely))
+
+    return law
+
+
 def _drawn_from(rows: Rows, drawn: Floats) -> Floats:
     return _with_acceptance(rows, drawn * np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300)))
 
@@ -165,12 +203,26 @@ def probabilities_as_logits(rows: Rows) -> Floats:
     return rows.at(weights) / row_sums(weights)
 
 
+def both_rounded(rows: Rows) -> Floats:
+    """Target and draft laws are kept in bfloat16, and compared and subtracted as they are there, without a new normalisation."""
+    target, draft = _in_bfloat16(rows.all_target), _in_bfloat16(rows.all_draft)
+    accepted = draft / row_sums(draft) * np.minimum(1, target / np.maximum(draft, 1e-300))  # [N, V]
+    rejected = np.maximum(1 - row_sums(accepted), 0)
+    return rows.at(accepted) + rejected * rows.residual_of(target, draft)
+
+
 def _rounded(law: Floats) -> Floats:
-    """A law in bfloat16, to the nearest, ties to even; normalised again."""
-    bits = law.astype(np.float32).view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    """A law in bfloat16, normalised again."""
+    rounded = _in_bfloat16(law)
     normalised: Floats = rounded / row_sums(rounded)
     return normalised
+
+
+def _in_bfloat16(law: Floats) -> Floats:
+    """To the nearest, ties to even."""
+    bits = law.astype(np.float32).view(np.uint32)
+    rounded: Floats = ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).view(np.float32).astype(np.float64)
+    return rounded
 
 
 def coin_of_the_draft(rows: Rows) -> Floats:
@@ -216,6 +268,11 @@ def verified_with(name: str) -> Law:
         return rows.at(accepted) + rest * rows.residual_of(rows.all_target, verified)
 
     return law
+
+
+def ensemble(weight: float) -> Law:
+    """Drafts are verified against target and draft mixed: the draft's share is `weight`."""
+    return lambda rows: (1 - weight) * rows.target + weight * rows.draft
 
 
 def typical_acceptance(*, threshold: float, scale: float, greedy_draft: bool) -> Law:

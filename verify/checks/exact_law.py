@@ -6,6 +6,7 @@ from typing import Any
 
 from verify.cases import EXACT_PATH_LIMIT, Case
 from verify.checks.exact_diagnosis import diagnose_law
+from verify.checks.exact_rounds import places_of, watched_places
 from verify.exact.distance import product_law, total_variation
 from verify.exact.elsewhere import NumpyGenerators
 from verify.exact.enumeration import enumerate_outcomes
@@ -95,7 +96,7 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
         verdict=Verdict.FAIL,
         reason=f"total variation {distance:.3g} from the target's law (allowed {bound:.0e}); output "
         f"{list(map(list, worst))} has probability {observed:.6g} instead of {wanted:.6g} ({observed - wanted:+.2g})",
-        diagnosis=_diagnosis(subject, case, found.law),
+        diagnosis=_diagnosis(subject, case, found.law, max_paths=max_paths),
         **common,
     )
 
@@ -112,14 +113,21 @@ def _picture(expected: Mapping[Outputs, float], observed: Mapping[Outputs, float
     }
 
 
-def _diagnosis(subject: Subject, case: Case, law: Mapping[Outputs, float]) -> str:
-    """Explain the first request whose own law is wrong; where each is right alone, they are not independent."""
+def _diagnosis(subject: Subject, case: Case, law: Mapping[Outputs, float], *, max_paths: int) -> str:
+    """Explain the first request whose own law is wrong; where each is right alone, they are not independent.
+
+    The rounds of a single request are watched in a second enumeration, so that the first is of a decoder left alone.
+    """
     for index, request in enumerate(case.requests):
         marginal: dict[tuple[int, ...], float] = defaultdict(float)
         for outputs, probability in law.items():
             marginal[outputs[index]] += probability
         if total_variation(subject.reference.sequence_law(request), marginal) > BOUNDS[subject.capabilities.arithmetic]:
-            return diagnose_law(subject, request, marginal)
+            watched = None
+            if len(case.requests) == 1:
+                known = subject.judge.shared.get(NUMPY_GENERATORS)
+                watched = watched_places(subject, request, max_paths=max_paths, generators=known)
+            return diagnose_law(subject, request, watched or places_of(marginal))
     return (
         "each request follows its law alone, but not together: randomness or state is shared in the batch (BATCH, RNG)"
     )

@@ -12,24 +12,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verify.betting.library import STALE_HISTORIES
 from verify.coverage import Coverage
 from verify.greedy.controls import divergences_do_not_cluster
 from verify.greedy.teacher import Divergence, judge_greedy
 from verify.judge import ContractViolation
-from verify.models.law import alternative_laws, processed_logits
+from verify.models.law import alternative_laws, history_alternatives, processed_logits
 from verify.results import Evidence, Finding, Verdict
+from verify.scoring import starts
 from verify.subject import Observed, Subject, describe
 
+# By name, where it is one of the library's, the family in the catalog and what to look at.
 EXPLANATIONS = {
-    "draft": "the emitted token is the draft's arg max: a draft token was accepted that the target did not choose (ACC)",
-    "unprocessed": "the emitted token is the arg max of the unprocessed logits: processors were skipped (LOGP)",
-    "no_history": "the emitted token ignores the penalties: processors saw no history (LOGP)",
-    "stale_history": "the emitted token fits a history that lacks the newest token: block snapshot instead of prefix (LOGP)",
-    "previous_row": "the emitted token is the arg max one position earlier: a row of the verified block is shifted (BON, POS)",
-    "next_row": "the emitted token is the arg max one position later: a row of the verified block is shifted (BON, POS)",
-    "random": "the same greedy request gives another output when it is asked again: the stochastic branch runs (ACC, RNG)",
-    "state": "the emitted token fits no row of the target for this text: the cache or the positions are wrong (KV, POS)",
+    "acceptance_too_generous": (
+        "ACC",
+        "the emitted token is the draft's arg max: a draft token was accepted that the target did not choose",
+    ),
+    "unprocessed": ("LOGP", "the emitted token is the arg max of the unprocessed logits: processors were skipped"),
+    "no_history": ("LOGP", "the emitted token ignores the penalties: processors saw no history"),
+    "stale_history": (
+        "LOGP",
+        "the emitted token fits penalties of another history: one of the block's start, or with a token missing or doubled",
+    ),
+    "previous_row": (
+        "POS",
+        "the emitted token is the arg max one position earlier: a row of the verified block is shifted",
+    ),
+    "next_row": ("POS", "the emitted token is the arg max one position later: a row of the verified block is shifted"),
+    "bonus_from_draft": ("BON", "the token after full acceptance is the draft's arg max, everywhere else all is well"),
+    "bonus_previous_row": (
+        "BON",
+        "the token after full acceptance is the arg max of the last draft's row, not of its own",
+    ),
+    "bonus_unprocessed": ("BON", "the token after full acceptance is the arg max of the unprocessed logits"),
+    "random": (
+        "RNG",
+        "the same greedy request gives another output when it is asked again: the stochastic branch runs (ACC, RNG)",
+    ),
+    "state": (
+        "KV",
+        "the emitted token fits no row of the target for this text: the cache or the positions are wrong (KV, POS)",
+    ),
 }
+# What a mistake is called that is seen behind full acceptance only.
+AT_THE_BONUS = {
+    "acceptance_too_generous": "bonus_from_draft",
+    "previous_row": "bonus_previous_row",
+    "unprocessed": "bonus_unprocessed",
+}
+# Fewer divergences than these say nothing about where in a round they stand.
+ENOUGH_FOR_A_PLACE = 5
 
 
 def judge_identity(
@@ -134,9 +166,13 @@ def _candidates(subject: Subject, each: Observed, rows: Tensor) -> dict[str, Ten
     """What each known kind of mistake would have emitted, `[N]` by name."""
     token_ids = each.generation.token_ids
     choices = {name: law.argmax(-1) for name, law in alternative_laws(rows, each.request, token_ids).items()}
+    if each.rounds is not None:
+        began = starts(each.rounds, len(token_ids))
+        for name, law in history_alternatives(rows, each.request, token_ids, began).items():
+            choices[name] = law.argmax(-1)
     if subject.capabilities.draft_model:
         draft_rows = subject.draft_reference.logits(each.request, token_ids)
-        choices["draft"] = processed_logits(draft_rows, each.request, token_ids).argmax(-1)
+        choices["acceptance_too_generous"] = processed_logits(draft_rows, each.request, token_ids).argmax(-1)
     return {name: choice.to(torch.int64).cpu() for name, choice in choices.items()}
 
 
@@ -155,7 +191,22 @@ def _diagnosis(subject: Subject, found: Sequence[tuple[Observed, Divergence, dic
     name, count = votes.most_common(1)[0] if votes else ("state", 0)
     if count < len(found) / 2:
         name, count = ("state" if _repeats(subject, found[0][0]) else "random"), len(found) - count
-    return f"{EXPLANATIONS[name]} (explains {count} of {len(found)})"
+    elif len(found) >= ENOUGH_FOR_A_PLACE and all(
+        _is_bonus(each, divergence.position) for each, divergence, _ in found
+    ):
+        name = AT_THE_BONUS.get(name, name)
+    name = "stale_history" if name in STALE_HISTORIES else name
+    family, explanation = EXPLANATIONS[name]
+    return f"{name} ({family}; explains {count} of {len(found)}): {explanation}"
+
+
+def _is_bonus(each: Observed, position: int) -> bool:
+    """Whether an output position came after the full acceptance of at least one draft."""
+    return any(
+        one.num_draft_tokens
+        and position == one.output_offset + one.num_accepted == one.output_offset + one.num_draft_tokens
+        for one in each.rounds or ()
+    )
 
 
 def _after_rejections(each: Observed) -> list[bool]:

@@ -191,7 +191,7 @@ def plan(
             asked += [greedy(p, max_new_tokens=24, **settings) for p in prompts]
         groups.append(Group(name=name, requests=asked, concurrency=many))
     stopping = [
-        make(p, stop_token_ids=frequent[:3], max_new_tokens=1 + index % 24)
+        make(p, stop_token_ids=frequent[:3] if claims.stop_tokens else (), max_new_tokens=1 + index % 24)
         for make in (greedy, sampled)
         for index, p in enumerate(prompts)
     ]
@@ -251,6 +251,7 @@ def plan_twins(
 def _claimed(groups: Sequence[Group], claims: Capabilities) -> list[Group]:
     """Groups, and requests in them, for which the engine claims what they need."""
     needed = {"seeds": "seeds", "seeds at once": "seeds_per_request", "plain seeds": "seeds", "mixed": "mixed_sampling"}
+    needed["min_new_tokens"] = "stop_tokens"  # beside the claim of that name
     return [
         replace(group, requests=allowed)
         for group in groups
@@ -288,7 +289,7 @@ def _counts(generation: Generation) -> Counts | None:
         num_spec_steps=record.num_spec_steps,
         num_draft_tokens=record.num_draft_tokens,
         num_accepted_draft_tokens=record.num_accepted_draft_tokens,
-        acceptance_histogram=histogram if histogram or not record.num_spec_steps else None,
+        acceptance_histogram=histogram if histogram or not record.num_draft_tokens else None,
         drafted_per_step=None if record.drafted_per_step is None else list(record.drafted_per_step),
         accepted_per_step=None if record.accepted_per_step is None else list(record.accepted_per_step),
     )

@@ -23,13 +23,16 @@ def token_counts(token_ids: Sequence[int], vocab_size: int, device: torch.device
     return counts.cumsum(0)
 
 
-def processed_logits(logits: Tensor, request: Request, output: Sequence[int]) -> Tensor:
+def processed_logits(
+    logits: Tensor, request: Request, output: Sequence[int], *, counts: Tensor | None = None
+) -> Tensor:
     """Logits after every processor except temperature and truncation.
 
     Args:
         logits: `[N, V]`, row t is the model's next-token row after the prompt and `output[:t]`; N <= len(output) + 1.
         request: the settings and the prompt.
         output: the emitted tokens, which are each row's history.
+        counts: `[N, V]`, how often each row's penalties believe each token was emitted; by default as often as it was.
 
     """
     sampling = request.sampling
@@ -37,8 +40,9 @@ def processed_logits(logits: Tensor, request: Request, output: Sequence[int]) ->
     num_rows, vocab_size = scores.shape
     for token_id, bias in sampling.logit_bias.items():
         scores[:, token_id] += bias
-    if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
-        counts = token_counts(list(output)[: num_rows - 1], vocab_size, scores.device)[:num_rows]  # [N, V]
+    if _penalises(sampling):
+        if counts is None:
+            counts = token_counts(list(output)[: num_rows - 1], vocab_size, scores.device)[:num_rows]  # [N, V]
         seen = counts > 0
         seen_anywhere = seen.clone()
         seen_anywhere[:, torch.tensor(request.prompt_token_ids, device=scores.device)] = True
@@ -75,10 +79,10 @@ def _grammatical(request: Request, output: Sequence[int], num_rows: int, vocab_s
     return possible
 
 
-def next_token_laws(logits: Tensor, request: Request, output: Sequence[int]) -> Tensor:
+def next_token_laws(logits: Tensor, request: Request, output: Sequence[int], *, counts: Tensor | None = None) -> Tensor:
     """The law of the next token at every row, `[N, V]` float64, each row summing to 1; arguments as above."""
     sampling = request.sampling
-    scores = processed_logits(logits, request, output)
+    scores = processed_logits(logits, request, output, counts=counts)
     if sampling.greedy:
         return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).to(torch.float64)
     scores /= sampling.temperature
@@ -112,7 +116,7 @@ def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) ->
     if not sampling.greedy and (sampling.top_k or sampling.top_p < 1 or sampling.min_p):
         whole = replace(request, sampling=replace(sampling, top_k=0, top_p=1.0, min_p=0.0))
         laws["no_truncation"] = next_token_laws(logits, whole, output)
-    if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
+    if _penalises(sampling):
         forgetful = replace(sampling, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
         laws["no_history"] = next_token_laws(logits, replace(request, sampling=forgetful), output)
         # Row t of the sliced call sees output[:t], one token less than the row's own position has.
@@ -121,6 +125,41 @@ def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) ->
     laws["previous_row"] = _previous_row(logits, request, output)
     laws["next_row"] = next_token_laws(torch.cat([logits[1:], logits[-1:]]), request, output)
     return laws
+
+
+def history_alternatives(
+    logits: Tensor, request: Request, output: Sequence[int], starts: Sequence[int]
+) -> dict[str, Tensor]:
+    """Laws of penalties whose history went wrong at the start of a round; {} without penalties.
+
+    `starts` `[N]` is, for each row, the length of the output when its round began. `snapshot_history`: all rows of a round see
+    the output of its start; `broken_history`: the token before the newest of that output is missing, because only the
+    newest replaced its placeholder. `repeated_history`: each later token of a round counts as its first one again.
+    """
+    if not _penalises(request.sampling):
+        return {}
+    num_rows, vocab_size = logits.shape
+    counts = token_counts(list(output)[: num_rows - 1], vocab_size, logits.device)[:num_rows]  # [N, V]
+    began = torch.tensor(starts, device=logits.device)  # [N]
+    missing = torch.zeros_like(counts)
+    rows = torch.nonzero(began >= 2)[:, 0]
+    if len(rows):
+        missing[rows, torch.tensor(list(output), device=logits.device)[began[rows] - 2]] = 1.0
+    first = torch.zeros_like(counts)
+    later = torch.arange(num_rows, device=logits.device) - began  # [N], tokens of the round before the row
+    rows = torch.nonzero(later > 0)[:, 0]
+    if len(rows):
+        first[rows, torch.tensor(list(output), device=logits.device)[began[rows]]] = later[rows].to(first.dtype)
+    believed = {
+        "snapshot_history": counts[began],
+        "broken_history": counts - missing,
+        "repeated_history": counts[began] + first,
+    }
+    return {name: next_token_laws(logits, request, output, counts=each) for name, each in believed.items()}
+
+
+def _penalises(sampling: SamplingParams) -> bool:
+    return bool(sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty)
 
 
 def draft_alternatives(logits: Tensor, request: Request, output: Sequence[int]) -> dict[str, Tensor]:

@@ -105,6 +105,7 @@ def end_of_text(models: ModelPair) -> tuple[int, ...]:
 def with_lines(finding: Finding, campaign: Campaign) -> Finding:
     """The finding with what the engine says of itself."""
     engine = {"name": campaign.engine.name, "requests_at_once": list(campaign.engine.concurrency)}
+    engine["notes"] = list(getattr(campaign.engine, "notes", ()))  # what it could not be asked
     return replace(finding, details=finding.details | {"engine": engine})
 
 

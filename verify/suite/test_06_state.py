@@ -94,7 +94,7 @@ def test_shared_prefixes(judge: Judge) -> None:
         text = (*prompt, *subject.reference.greedy(first))
         other = (text[-1] + 1) % SPEC.vocab_size
         for length in (len(prompt) + 5, len(prompt), len(prompt) - 4, len(text)):
-            branch = greedy((*text[:length], other), max_new_tokens=10)
+            branch = greedy((*text[:length], other, other, other), max_new_tokens=10)
             asked += [first, branch, greedy(text[:length], max_new_tokens=10)]
     answers, coverage = answered(subject, [*asked, *asked[::-1]])
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))

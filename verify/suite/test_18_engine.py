@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import pytest
 
 from verify.checks.engine import engine_noise, judge_answered, judge_same_outputs, judge_speculates
+from verify.checks.engine_streaming import judge_engine_streams
 from verify.checks.log_audit import Audit
 from verify.checks.log_contract import judge_contract, judge_records
 from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
@@ -16,6 +17,8 @@ from verify.suite.engines import SETTINGS, campaign_of, has_target, with_lines
 from verify.suite.support import trained_subject
 
 NOISE = "noise floor of the engine"
+STREAMED = "greedy, 1 at once"
+NUM_STREAMS = 16
 
 
 def audited(judge: Judge, *names: str) -> Audit:
@@ -233,6 +236,19 @@ def test_speculation(judge: Judge) -> None:
     campaign = campaign_of(judge)
     names = [name for name in all_groups(campaign) if not campaign.groups[name].plain]
     judge.conclude(judge_speculates([campaign.ask(name) for name in names]))
+
+
+@check(chapter=18, property="the engine's streams", evidence=Evidence.CONTRACT)
+def test_streams(judge: Judge) -> None:
+    """A stream's chunks are the answer that comes whole, also after a stream that the client has left."""
+    audit = audited(judge, STREAMED)
+    campaign = campaign_of(judge)
+    stream = getattr(campaign.engine, "stream", None)
+    if not audit.subject.capabilities.streaming or stream is None:
+        raise NotApplicable("the engine claims no streaming")
+    answers = campaign.ask(STREAMED)
+    chosen = sorted(answers.generations.items())[:NUM_STREAMS]
+    judge.conclude(judge_engine_streams(stream, [(answers.group.requests[index], answer) for index, answer in chosen]))
 
 
 @check(chapter=18, property="every request is answered", evidence=Evidence.CONTRACT)

@@ -5,7 +5,7 @@ import pytest
 
 from verify.betting.evidence import TokenEvidence
 from verify.betting.hypotheses import Hypothesis, emitted_ratios
-from verify.betting.library import ALTERNATIVES, library
+from verify.betting.library import ALTERNATIVES, ALTERNATIVES_OF_ROUNDS, explanations_of_rounds, library
 from verify.betting.wealth import Wealth
 
 
@@ -20,11 +20,13 @@ def some_evidence(rng, vocab_size=7):
     pairs += [(random, one_hot), (one_hot, random), (one_hot, np.roll(one_hot, 1, axis=1))]
     target, draft = (np.concatenate(each) for each in zip(*pairs, strict=True))
     tokens = np.array([rng.choice(vocab_size, p=law) for law in target])
-    others = {name: rng.dirichlet(np.ones(vocab_size), len(target)) for name in ALTERNATIVES}
+    others = {
+        name: rng.dirichlet(np.ones(vocab_size), len(target)) for name in (*ALTERNATIVES, *ALTERNATIVES_OF_ROUNDS)
+    }
     return TokenEvidence(target_probs=target, token_ids=tokens, draft_probs=draft, alternatives=others)
 
 
-@pytest.mark.parametrize("hypothesis", library(), ids=lambda each: each.label)
+@pytest.mark.parametrize("hypothesis", [*library(), *explanations_of_rounds()], ids=lambda each: each.label)
 def test_law_is_a_law_and_agrees_at_the_emitted_token(hypothesis):
     evidence = some_evidence(np.random.default_rng(0))
     law = hypothesis.law(evidence)
@@ -51,10 +53,17 @@ def test_hypotheses_without_their_laws_sit_out():
 
 
 def test_labels_are_unique_and_every_name_explains_itself_once():
-    labels = [each.label for each in library()]
+    known = (*library(), *explanations_of_rounds())
+    labels = [each.label for each in known]
     assert len(set(labels)) == len(labels)
-    texts = {(each.name, each.family, each.explanation) for each in library()}
-    assert len(texts) == len({each.name for each in library()})
+    texts = {(each.name, each.family, each.explanation) for each in known}
+    assert len(texts) == len({each.name for each in known})
+
+
+def test_no_bet_looks_at_where_a_round_began():
+    """A correct rule may begin its rounds where later tokens say; `block-verification` is such a control."""
+    assert not {need for each in library() for need in each.needs} & set(ALTERNATIVES_OF_ROUNDS)
+    assert {need for each in explanations_of_rounds() for need in each.needs} <= {"draft", *ALTERNATIVES_OF_ROUNDS}
 
 
 PLANTED = [

@@ -1,0 +1,104 @@
+"""What the short forward has read: every row in its own slots, so that forgetting is a smaller number."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from dspark.lean.forward import Block, LeanForward
+from dspark.reading import Reading
+
+SMALLEST = 64  # slots
+
+
+class LeanContext:
+    """A `Context` in slots: position n of a row is in slot n, so ragged rows leave no holes and a rollback moves no entry.
+
+    Every forward is a call of the model with its forward replaced, so hooks that were registered on the model see it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        forward: LeanForward,
+        num_rows: int,
+        *,
+        cache_keyword: str,
+        taps: tuple[int, ...] = (),
+    ) -> None:
+        self.forward = forward
+        self.cache_keyword = cache_keyword
+        self.taps = taps
+        self.lengths = [0] * num_rows
+        self.slots = forward.new_slots(num_rows, 0)
+        self.rotations = forward.rotations(0)
+        # A shallow copy shares weights and hooks with the model, which itself stays as it is.
+        self.model: Any = copy.copy(model)
+        self.model.forward = self._read
+
+    def get_seq_length(self) -> int:
+        """How many tokens have been read, as the library's caches are asked; of the longest row."""
+        return max(self.lengths)
+
+    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
+        """See `Context.extend`."""
+        self._make_room(max(self.lengths) + token_ids.shape[1])
+        wanted = None
+        if last and token_ids.shape[1] > 1:
+            wanted = torch.tensor([max(count, 1) - 1 for count in counts], device=token_ids.device)  # [B]
+        reading: Reading = self.model(input_ids=token_ids, wanted=wanted, **{self.cache_keyword: self})
+        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        return reading
+
+    def unhooked(self, token_ids: Tensor) -> Reading:
+        """Read `[B, T]`, all of them text, unseen by hooks; for trying out."""
+        self._make_room(max(self.lengths) + token_ids.shape[1])
+        return self._read(token_ids, wanted=None)
+
+    def commit(self, lengths: Sequence[int]) -> None:
+        """See `Context.commit`."""
+        self.lengths = list(lengths)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See `Context.select`."""
+        self.lengths = [self.lengths[row] for row in rows]
+        self.slots = self.slots[:, list(rows)]
+
+    def _read(self, input_ids: Tensor, *, wanted: Tensor | None, **_: Any) -> Reading:
+        """The forward of the model; its cache is this context."""
+        block = self._block(input_ids.shape[1])
+        logits, features = self.forward.read(
+            input_ids, block, self.slots, self.rotations, taps=self.taps, wanted=wanted
+        )
+        return Reading(logits, features)
+
+    def _block(self, width: int) -> Block:
+        """The next `width` positions of every row."""
+        device = self.slots.device
+        num_rows, capacity = self.slots.shape[1:3]
+        longest = max(self.lengths)
+        span = longest + width
+        alike = min(self.lengths) == longest
+        positions = torch.arange(longest, span, device=device)[None]  # [1, T]
+        if not alike:
+            starts = torch.tensor(self.lengths, device=device)[:, None]  # [B, 1]
+            positions = positions + (starts - longest)  # [B, T]
+        mask = None
+        if width > 1 or not alike:
+            hidden = torch.arange(span, device=device) > positions[:, None, :, None]  # [B or 1, 1, T, span]
+            mask = self.slots.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+        places = positions
+        if num_rows > 1:
+            places = positions + torch.arange(0, num_rows * capacity, capacity, device=device)[:, None]
+        return Block(positions=positions, places=places.flatten(), span=span, mask=mask)
+
+    def _make_room(self, num_slots: int) -> None:
+        capacity = self.slots.shape[2]
+        if num_slots > capacity:
+            grown = max(SMALLEST, 2 * num_slots)
+            self.slots = functional.pad(self.slots, (0, 0, 0, 0, 0, grown - capacity))
+            self.rotations = self.forward.rotations(grown)

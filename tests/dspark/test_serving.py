@@ -1,0 +1,173 @@
+"""The serving engine: queueing, preemption and reuse of prefixes change no output; planted bugs do."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from dspark import serving
+from dspark.cache import BatchContext
+from dspark.conformance import make_dspark_decoder
+from dspark.decoder import Batch, Row, SpeculativeDecoder
+from dspark.drafters.model import ModelDrafter
+from dspark.randomness import uniform_source
+from dspark.request import Request, SamplingParams
+from dspark.serving import Engine, Limits
+from verify.models.observer import observed
+from verify.models.pairs import Relation, TableSpec, table_pair
+from verify.protocol import ModelPair
+
+SPEC = TableSpec(vocab_size=16, relation=Relation.CLOSE, seed=12, num_rows=2048, sharpness=1.5)
+TIGHT = Limits(max_rows=3, max_tokens=16, max_prefixes=4)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> ModelPair:
+    return table_pair(SPEC, device=torch.device("cpu"), dtype=torch.float64, folder=tmp_path)
+
+
+def requests() -> list[Request]:
+    """Two rounds of requests of which some begin alike; sampled and greedy, with stops."""
+    beginnings = ((1, 2, 3, 4, 5, 6), (1, 2, 3, 4), (7,), (1, 2, 3, 9, 9), (8, 8, 8))
+    return [
+        Request(
+            prompt_token_ids=beginnings[index % 5],
+            max_new_tokens=5 + 3 * (index % 4),
+            seed=index,
+            stop_token_ids=(0,) if index % 3 == 0 else (),
+            sampling=SamplingParams(temperature=float(index % 2), presence_penalty=0.5 * (index % 2)),
+        )
+        for index in range(10)
+    ]
+
+
+def wrong(pair: ModelPair, engine: Engine) -> list[int]:
+    """The requests whose answers differ from those of the plain decoder."""
+    alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft))
+    answers = engine.generate(requests())
+    # Some go on from the whole of an earlier answer, or from where another one would have.
+    longer = [
+        replace(each, prompt_token_ids=(*each.prompt_token_ids, *answer.token_ids, index % 16))
+        for index, (each, answer) in enumerate(zip(requests(), answers, strict=True))
+    ]
+    asked = [*requests()[::-1], *longer]
+    answers = [*answers, *engine.generate(asked)]
+    expected = [alone.generate([each])[0] for each in (*requests(), *asked)]
+    return [index for index, each in enumerate(answers) if each != expected[index]]
+
+
+def test_outputs_are_those_of_the_plain_decoder(pair: ModelPair) -> None:
+    engine = Engine(pair.target, ModelDrafter(pair.draft), limits=TIGHT)
+    assert not wrong(pair, engine)
+    assert engine.counters.num_preemptions > 2
+    assert engine.counters.num_reused_tokens > 20
+    assert not engine.running
+    assert not engine.waiting
+    assert not engine.finished
+    assert len(engine.prefixes.entries) == 4
+
+
+def test_prefixes_are_not_read_again(pair: ModelPair) -> None:
+    engine = Engine(pair.target, limits=TIGHT)
+    first = Request(prompt_token_ids=(1, 2, 3, 4, 5, 6), max_new_tokens=4, sampling=SamplingParams(temperature=0.0))
+    (answer,) = engine.generate([first])
+    longer = Request(prompt_token_ids=(*first.prompt_token_ids, *answer.token_ids[:2], 0), max_new_tokens=1, seed=0)
+    with observed(pair.target) as trace:
+        engine.generate([longer])
+    assert [(call.start, call.num_positions) for call in trace.calls] == [(8, 1)]
+    assert engine.counters.num_reused_tokens == 8
+
+
+def copies_nothing(self: BatchContext) -> BatchContext:
+    """KV-13: a request writes into the cache that others start from."""
+    return self
+
+
+def one_token_too_many(first: Any, second: Any) -> int:
+    """The first token that differs counts as common."""
+    return min(common(first, second) + 1, len(first), len(second))
+
+
+def whole_pages(first: Any, second: Any) -> int:
+    """A match is rounded up to a page of four tokens, whose end may be another text's."""
+    return min(-4 * (-common(first, second) // 4), len(first), len(second))
+
+
+def stream_starts_anew(self: Engine, row: Row) -> Batch:
+    """A preempted request draws its first random numbers again."""
+    row.source = uniform_source(row.request.seed)
+    return start(self, row)
+
+
+common, start = serving.common_length, Engine._begin
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "bug"),
+    [
+        (BatchContext, "copy", copies_nothing),
+        (serving, "common_length", one_token_too_many),
+        (serving, "common_length", whole_pages),
+        (Engine, "_begin", stream_starts_anew),
+    ],
+)
+def test_planted_bugs_are_seen(
+    pair: ModelPair, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, bug: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(owner, name, bug)
+    assert wrong(pair, Engine(pair.target, ModelDrafter(pair.draft), limits=TIGHT))
+
+
+def test_streams_cancel_and_mix(pair: ModelPair) -> None:
+    engine = Engine(pair.target, ModelDrafter(pair.draft), limits=TIGHT)
+    asked = requests()
+    tickets = [engine.submit(each) for each in asked[:3]]
+    streamed = [token for chunk in engine.stream(asked[3]) for token in chunk]
+    closed = engine.stream(asked[4])
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+    while not all(ticket in engine.finished for ticket in tickets):
+        engine.step()
+    alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft))
+    expected = [list(alone.generate([each])[0].token_ids) for each in asked[:4]]
+    assert [list(engine.finished[ticket].token_ids) for ticket in tickets] == expected[:3]
+    assert streamed == expected[3]
+    assert not engine.running
+    assert set(engine.finished) == set(tickets)
+
+
+def test_an_invalid_request_leaves_nothing(pair: ModelPair) -> None:
+    engine = Engine(pair.target)
+    with pytest.raises(ValueError, match="prompt_token_ids is empty"):
+        engine.generate([requests()[0], Request(prompt_token_ids=(), max_new_tokens=1)])
+    assert not engine.waiting
+    with pytest.raises(ValueError, match="max_rows is 0"):
+        Limits(max_rows=0)
+
+
+def test_models_and_drafters_without_reuse(tiny: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
+    """Sliding windows and feature drafters are preempted like others; their prefixes are read again."""
+    asked = [
+        Request(prompt_token_ids=(1, 2, 3, 4, 5, 6), max_new_tokens=12, sampling=SamplingParams(temperature=0.0))
+        for _ in range(4)
+    ]
+    target = tiny("qwen3")
+    pair = ModelPair(
+        name="tiny",
+        target=target,
+        draft=target,
+        vocab_size=23,
+        device=target.device,
+        dtype=target.dtype,
+        folder=tmp_path,
+    )
+    features: Any = make_dspark_decoder(pair).decoder
+    for engine in (Engine(tiny("mistral"), limits=TIGHT), Engine(target, features.drafter, limits=TIGHT)):
+        plain = SpeculativeDecoder(engine.target.model, engine.drafter).generate(asked[:1])[0]
+        assert [each.token_ids for each in engine.generate(asked)] == [plain.token_ids] * 4
+        assert engine.counters.num_preemptions > 0
+        assert engine.counters.num_reused_tokens == 0

@@ -1,0 +1,1 @@
+"""Speed as ratios measured in one run, for any adapter: `pytest verify/bench --decoder X [--baseline Y]`."""

@@ -1,0 +1,64 @@
+"""How much is accepted, seen from the target's forwards, or else as the decoder itself says."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from verify.bench.contestant import Contestant
+from verify.models.observer import observed
+from verify.protocol import Generation, ModelPair, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Rounds of some requests, one at a time.
+
+    `lengths` are tokens a round, the recovered or bonus token included. `reached[k]` counts rounds in which draft k was verified
+    with all before it accepted, `accepted[k]` those that accepted it too. `target_forwards` includes those of the prompts.
+    `source` says who counted; rounds that a limit may have cut, the last of each request, are left out.
+    """
+
+    source: str
+    lengths: tuple[int, ...]
+    reached: tuple[int, ...]
+    accepted: tuple[int, ...]
+    target_forwards: int
+    tokens: int
+
+
+def count_rounds(contestant: Contestant, requests: Sequence[Request], models: ModelPair) -> Counts:
+    """Decode the requests one by one and count."""
+    pairs: list[tuple[int, int]] = []
+    sources: set[str] = set()
+    forwards = tokens = 0
+    for request in requests:
+        with observed(models.target) as trace:
+            [answer] = contestant.decode([request], concurrency=1)
+        forwards += len(trace.calls)
+        tokens += len(answer.token_ids)
+        rounds = trace.rounds(len(request.prompt_token_ids), len(answer.token_ids))
+        if rounds is not None:
+            sources.add("seen from the target's forwards")
+            steps = [(each.num_draft_tokens, each.num_accepted) for each in rounds]
+        elif (told := _told(answer)) is not None:
+            sources.add("as the decoder reports")
+            steps = told
+        else:
+            sources.add("not visible: no cache in one row, and no record")
+            steps = []
+        pairs += steps[:-1]
+    deepest = max((drafted for drafted, _ in pairs), default=0)
+    return Counts(
+        source=" and ".join(sorted(sources)),
+        lengths=tuple(kept + 1 for _, kept in pairs),
+        reached=tuple(sum(kept >= k and drafted > k for drafted, kept in pairs) for k in range(deepest)),
+        accepted=tuple(sum(kept > k for _, kept in pairs) for k in range(deepest)),
+        target_forwards=forwards,
+        tokens=tokens,
+    )
+
+
+def _told(answer: Generation) -> list[tuple[int, int]] | None:
+    record = answer.record
+    if record is None or record.drafted_per_step is None or record.accepted_per_step is None:
+        return None
+    return list(zip(record.drafted_per_step, record.accepted_per_step, strict=True))

@@ -1,0 +1,1 @@
+"""llama.cpp, driven in its own environment: through its Python bindings, or through llama-server."""

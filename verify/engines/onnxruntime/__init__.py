@@ -1,0 +1,1 @@
+"""ONNX Runtime GenAI, driven in its own environment."""

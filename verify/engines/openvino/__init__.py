@@ -1,0 +1,1 @@
+"""OpenVINO GenAI, driven in its own environment."""
