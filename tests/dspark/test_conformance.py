@@ -18,8 +18,9 @@ from verify.protocol import Capabilities, ModelPair, Request, SamplingParams, St
 MAKERS = [value for name, value in vars(conformance).items() if name.startswith("make_")]
 SCHEDULED = {conformance.make_dspark_decoder, conformance.make_lagged_decoder, conformance.make_threshold_decoder}
 
+STANDARD = {make_decoder, conformance.make_serving_decoder}
 WITH_A_DRAFT_MODEL = {
-    make_decoder,
+    *STANDARD,
     conformance.make_block_decoder,
     conformance.make_matching_decoder,
     conformance.make_tree_decoder,
@@ -47,7 +48,7 @@ def test_protocol(tiny: Callable[..., PreTrainedModel], tmp_path: Path, make: Ca
     claims = Capabilities.of(decoder.capabilities)
     assert claims.arithmetic == ("float64" if dtype == torch.float64 else "float32")
     assert claims.draft_model == (make in WITH_A_DRAFT_MODEL)
-    assert claims.standard_acceptance == (make is make_decoder)
+    assert claims.standard_acceptance == (make in STANDARD)
     assert claims.scheduled == (make in SCHEDULED)
     requests = [
         Request(prompt_token_ids=(1, 2, 1), max_new_tokens=9, seed=1, logprobs=True),

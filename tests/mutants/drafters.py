@@ -6,14 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark.causal_model import CausalModel, Reading
 from dspark.conformance import make_dflash_decoder, make_eagle3_decoder
-from dspark.drafters.dspark import DSparkDraftSession
+from dspark.drafters.dspark import DSparkDrafter, DSparkDraftSession
 from dspark.drafters.eagle3 import Eagle3DraftSession
 from dspark.networks.dspark import DSparkNetwork
 from tests.mutants.mutant import EXACT, Mutant
 
-read = CausalModel.read
 observe = DSparkDraftSession.observe
 block = DSparkNetwork.block
 catch_up = Eagle3DraftSession._catch_up
@@ -30,9 +28,10 @@ def only_the_prompt(self: DSparkDraftSession, **keywords: Any) -> None:
         observe(self, **keywords)
 
 
-def layer_before(self: CausalModel, *arguments: Any, layers: tuple[int, ...] = (), **inputs: Any) -> Reading:
+@property  # type: ignore[misc]
+def layer_before(self: DSparkDrafter) -> tuple[int, ...]:
     """The tap of layer k holds the output of layer k - 1."""
-    return read(self, *arguments, layers=tuple(max(-1, layer - 1) for layer in layers), **inputs)
+    return tuple(max(-1, layer - 1) for layer in self.network.feature_layers)
 
 
 def masks_only(self: DSparkNetwork, anchor_token_ids: Tensor, *arguments: Any) -> Tensor:
@@ -87,7 +86,7 @@ MUTANTS = (
         "HID-3",
         "https://github.com/vllm-project/vllm/pull/43671",
         "the tap of layer k holds the output of layer k - 1",
-        "causal_model.CausalModel.read",
+        "drafters.dspark.DSparkDrafter.feature_layers",
         layer_before,
     ),
     hid(

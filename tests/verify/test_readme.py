@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from verify.declared import known_decoders
 from verify.manifest import read_manifest
 from verify.options import OWN_SUITE
-from verify.declared import known_decoders
 from verify.report.overview import MARKS, insert, property_table
 from verify.report.schema import Results
 

@@ -1,4 +1,4 @@
-"""What the suite found in transformers' assisted generation, as minimal cases; see reports/transformers/FINDINGS.md.
+"""What the suite found in transformers' assisted generation, as minimal cases; see reports/engines/FINDINGS-transformers.md.
 
 Where one of these fails, the library has changed: judge it again and bring the findings up to date.
 """

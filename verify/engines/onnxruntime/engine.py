@@ -31,7 +31,7 @@ def open_engine(
     drafts = method_of(options) == "draft_model"
     if drafts and draft is None:
         raise ValueError("--engine method=draft_model without a draft; give --draft DIR, or --engine method=ngram")
-    conversion = import_module("conversion")
+    conversion = import_module("verify.engines.onnxruntime.conversion")
     plain = conversion.converted(Path(target), Path(folder) / "target")
     speculative = plain
     if drafts:
@@ -79,9 +79,10 @@ class Engine:
         generator = self._genai.Generator(self._models[speculative], params)
         prompt = self._numpy.array([request["prompt_token_ids"]], dtype=self._numpy.int32)  # [1, T]
         generator.append_tokens(prompt)
+        token_ids = []  # the generator's own sequence leaves out the end of text
         while not generator.is_done():
             generator.generate_next_token()
-        token_ids = [int(token_id) for token_id in generator.get_sequence(0)[prompt.shape[1] :]]
+            token_ids.append(int(generator.get_next_tokens()[0]))
         stopped = token_ids[-1] in request["stop_token_ids"]
         answer: dict[str, Any] = {"token_ids": token_ids, "finish_reason": "stop" if stopped else "length"}
         if speculative:

@@ -29,7 +29,7 @@ def open_engine(
         raise ValueError(
             "--engine method=draft_model without a draft; give --draft DIR, or --engine method=prompt_lookup"
         )
-    convert = import_module("conversion").converted
+    convert = import_module("verify.engines.openvino.conversion").converted
     converted = convert(Path(target), Path(folder) / "target")
     converted_draft = convert(Path(str(draft)), Path(folder) / "draft") if drafts else None
     return Engine(converted, converted_draft, options=options, properties=properties)
