@@ -156,6 +156,8 @@ def _kinds(places: Sequence[Place]) -> dict[str, Mask]:
             "from the second round on": [place.start > 0 for place in places],
             "in rounds with drafts": [place.num_drafted > 0 for place in places],
         }
+    else:  # rounds are unknown, but the first token stands at the first place of one
+        kinds |= {"at the first token": [not place.prefix for place in places]}
     return {where: np.array(mask) for where, mask in kinds.items()}
 
 

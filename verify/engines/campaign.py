@@ -289,7 +289,7 @@ def _counts(generation: Generation) -> Counts | None:
         num_spec_steps=record.num_spec_steps,
         num_draft_tokens=record.num_draft_tokens,
         num_accepted_draft_tokens=record.num_accepted_draft_tokens,
-        acceptance_histogram=histogram if histogram or not record.num_draft_tokens else None,
+        acceptance_histogram=histogram or None,
         drafted_per_step=None if record.drafted_per_step is None else list(record.drafted_per_step),
         accepted_per_step=None if record.accepted_per_step is None else list(record.accepted_per_step),
     )

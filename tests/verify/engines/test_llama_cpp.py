@@ -108,7 +108,7 @@ def test_tokens_that_may_not_come_are_biased_away() -> None:
     assert scores.tolist() == [1.0, 3.5, *[-np.inf] * 4]
 
 
-SETTINGS = (
+SETTINGS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.6, "top_p": 0.7},
     {"temperature": 1.4, "min_p": 0.2, "presence_penalty": 0.8},
     {"temperature": 0.6, "top_k": 5, "frequency_penalty": 0.5},
@@ -117,7 +117,7 @@ SETTINGS = (
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_arguments_give_the_law_of_the_suite_in_the_order_of_the_bindings(settings: dict[str, float]) -> None:
+def test_the_arguments_give_the_law_of_the_suite_in_the_order_of_the_bindings(settings: dict[str, Any]) -> None:
     request = Request(**DEFAULTS, sampling=SamplingParams(**settings))
     logits = torch.randn(12, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
     output = [2, 2, 7]
