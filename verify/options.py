@@ -57,6 +57,11 @@ class Options:
     baseline_url: str | None = None
     model: str | None = None
 
+    @property
+    def option(self) -> str:
+        """The option that names what is judged; an engine comes as a decoder."""
+        return "--decoder" if self.door == "engine" else f"--{self.door}"
+
 
 def includes(profile: str, minimum: str) -> bool:
     """Whether a run at `profile` executes a check whose minimum profile is `minimum`."""
@@ -172,7 +177,7 @@ def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> st
 
 def command_arguments(options: Options, *, base: Path) -> list[str]:
     """The options as arguments, without defaults and without `--xfails`: a waived check is rerun to see it fail."""
-    arguments = [f"--{'decoder' if options.door == 'engine' else options.door}", options.decoder]
+    arguments = [options.option, options.decoder]
     for name, path in (("--target", options.target), ("--draft", options.draft)):
         if path is not None:
             arguments += [name, relative(path, base)]

@@ -63,8 +63,7 @@ class Run:
     def command(self) -> str:
         """The command that repeats this run: as it was given, with what it took from elsewhere or drew at random."""
         given = [str(arg) for arg in self._config.invocation_params.args]
-        door = "decoder" if self.options.door == "engine" else self.options.door
-        for name, value in ((f"--{door}", self.options.decoder), ("--seed", str(self.options.seed))):
+        for name, value in ((self.options.option, self.options.decoder), ("--seed", str(self.options.seed))):
             if not any(arg == name or arg.startswith(f"{name}=") for arg in given):
                 given += [name, value]
         return shlex.join(["pytest", *given])

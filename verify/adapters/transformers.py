@@ -127,9 +127,9 @@ def make_heuristic_decoder(models: ModelPair) -> AssistedGeneration:
     """The assistant drafts two tokens more after a round in which all were accepted, else one less, within a call."""
 
     def speculation(count: int) -> dict[str, Any]:
-        constant_schedule(models.draft, count)
+        drafting = _assistant(models, count)
         models.draft.generation_config.num_assistant_tokens_schedule = "heuristic_transient"
-        return {"assistant_model": models.draft}
+        return drafting
 
     return AssistedGeneration(
         models, speculation=speculation, capabilities=replace(CLAIMS, draft_model=True, standard_acceptance=True)
@@ -140,9 +140,9 @@ def make_threshold_decoder(models: ModelPair) -> AssistedGeneration:
     """The assistant stops drafting after a token that it gave less than 0.4, transformers' own default."""
 
     def speculation(count: int) -> dict[str, Any]:
-        constant_schedule(models.draft, count)
+        drafting = _assistant(models, count)
         models.draft.generation_config.assistant_confidence_threshold = 0.4
-        return {"assistant_model": models.draft}
+        return drafting
 
     return AssistedGeneration(
         models,

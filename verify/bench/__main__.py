@@ -11,7 +11,8 @@ from rich.table import Table
 
 from verify.bench.comparison import Change, compare, differences
 from verify.bench.races import DEFAULT_FOLDER, run_races
-from verify.bench.schema import SCHEMA_FILE, SCHEMA_VERSION, BenchResults, Estimate, schema_text
+from verify.bench.schema import SCHEMA_FILE, SCHEMA_VERSION, BenchResults, schema_text
+from verify.bench.terminal import ranged
 from verify.bench.writer import write_race
 from verify.report.verdict import USAGE_ERROR
 
@@ -68,17 +69,13 @@ def _read(path: Path) -> BenchResults:
 def _show(changes: Sequence[Change], *, fail_below: float | None, absolute: bool) -> int:
     table = Table("at once", "speed-up, new over old", "tokens/s, new over old")
     for change in changes:
-        table.add_row(str(change.concurrency), _ranged(change.relative), _ranged(change.absolute))
+        table.add_row(str(change.concurrency), ranged(change.relative, 3), ranged(change.absolute, 3))
     Console().print(table)
     gated = [(each.concurrency, each.absolute if absolute else each.relative) for each in changes]
     slower = [(where, ratio) for where, ratio in gated if fail_below is not None and ratio.low < fail_below]
     for where, ratio in slower:
-        print(f"at concurrency {where}: {_ranged(ratio)}; the lower end must reach {fail_below:g}", file=sys.stderr)
+        print(f"at concurrency {where}: {ranged(ratio, 3)}; the lower end must reach {fail_below:g}", file=sys.stderr)
     return 1 if slower else 0
-
-
-def _ranged(ratio: Estimate) -> str:
-    return f"{ratio.estimate:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
 if __name__ == "__main__":

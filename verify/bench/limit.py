@@ -41,9 +41,7 @@ def bytes_per_forward(model: PreTrainedModel) -> int:
     Embeddings that are also the head are read whole. The cache is not counted.
     """
     embedding: Any = model.get_input_embeddings()
-    head: Any = model.get_output_embeddings()
-    tied = head is not None and embedding is not None and head.weight is embedding.weight
-    left_out = {id(embedding.weight)} if isinstance(embedding, nn.Module) and not tied else set()
+    left_out = {id(embedding.weight)} if isinstance(embedding, nn.Module) and not _is_tied(model) else set()
     unique = {id(each): each for each in model.parameters() if id(each) not in left_out}
     return sum(each.numel() * each.element_size() for each in unique.values())
 
@@ -55,8 +53,14 @@ def flops_per_token(model: PreTrainedModel) -> int:
     inside = sum(
         each.numel() for each in model.parameters() if each.ndim == 2 and each is not getattr(embedding, "weight", None)
     )
-    tied = head is not None and embedding is not None and head.weight is embedding.weight
-    return 2 * (inside + (head.weight.numel() if tied else 0))
+    return 2 * (inside + (head.weight.numel() if _is_tied(model) else 0))
+
+
+def _is_tied(model: PreTrainedModel) -> bool:
+    """Whether the embeddings are also the head."""
+    embedding: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    return head is not None and embedding is not None and head.weight is embedding.weight
 
 
 def _best(work: Callable[[], object], clock: Clock) -> float:

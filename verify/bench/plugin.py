@@ -1,7 +1,6 @@
 """The pytest side of a race: options, the race that all measurements share, the report at the end."""
 
 import shlex
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,6 +9,7 @@ from verify.bench.options import BenchOptions, add_options, read_bench_options
 from verify.bench.race import NotJudged, Race
 from verify.bench.terminal import tables
 from verify.bench.writer import write_race
+from verify.options import relative
 
 OPTIONS = pytest.StashKey[BenchOptions]()
 RACE = pytest.StashKey[Race]()
@@ -63,12 +63,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     console = Console(file=terminalreporter._tw._file, width=max(WIDTH, terminalreporter._tw.fullwidth))
     for each in tables(results):
         console.print(each)
-    terminalreporter.write_line(f"report: {_relative(folder / 'bench.html', config.invocation_params.dir)}")
+    terminalreporter.write_line(f"report: {relative(folder / 'bench.html', config.invocation_params.dir)}")
 
 
 def _folder(decoder: str, baseline: str) -> str:
     return "-over-".join("".join(c if c.isalnum() or c in "._-" else "-" for c in each) for each in (decoder, baseline))
-
-
-def _relative(path: Path, base: Path) -> str:
-    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)

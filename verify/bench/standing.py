@@ -1,6 +1,5 @@
 """Whether a decoder may be timed: its stored verdict, and whether that was about the code that runs now."""
 
-import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from verify.bench.schema import Standing
+from verify.report.recorder import folder_name
 from verify.report.schema import Results
 from verify.report.verdict import conclude
 
@@ -38,7 +38,7 @@ def find_standing(
 
 def places_of(name: str, *, checkout: Path, report_dir: Path) -> list[Path]:
     """Where verdicts on a decoder lie: the newest run here, then the one that the repository ships."""
-    folder = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    folder = folder_name(name)
     return [report_dir / folder / "latest", checkout / "reports" / folder]
 
 

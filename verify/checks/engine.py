@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from verify.checks.log_audit import Audit
-from verify.checks.log_contract import speculation_shown
+from verify.checks.log_audit import Audit, request_key
+from verify.checks.log_contract import drafts_of, speculation_shown
+from verify.checks.logprobs import true_logprobs
 from verify.engines.campaign import Answers
 from verify.greedy.controls import first_divergence
 from verify.greedy.noise import NoiseFloor
 from verify.judge import NotApplicable
-from verify.models.law import next_token_laws
-from verify.protocol import SamplingParams
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import describe
 
@@ -60,12 +59,9 @@ def judge_speculates(answers: Sequence[Answers]) -> Finding:
     for each in answers:
         for index, generation in each.generations.items():
             kind = "greedy" if each.group.requests[index].sampling.greedy else "sampled"
-            record, roles = generation.record, Counter(generation.roles or ())
-            counted = (roles["accepted"], roles["recovered"])
-            if record is not None:
-                accepted = record.num_accepted_draft_tokens
-                counted = (accepted, max(0, record.num_draft_tokens - accepted))
-            signs.setdefault(kind, []).append(counted)
+            record = generation.record
+            counts = None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
+            signs.setdefault(kind, []).append(drafts_of(counts, generation.roles))
     return speculation_shown(signs)
 
 
@@ -74,10 +70,12 @@ def judge_same_outputs(first: Answers, second: Answers, *, claim: str, diagnosis
     for each in (first, second):
         if each.no_control:
             raise NotApplicable(each.no_control)
-    by_request = {describe_key(second, index): generation for index, generation in second.generations.items()}
+    by_request = {
+        request_key(second.group.requests[index]): generation for index, generation in second.generations.items()
+    }
     compared = 0
     for index, ours in first.generations.items():
-        theirs = by_request.get(describe_key(first, index))
+        theirs = by_request.get(request_key(first.group.requests[index]))
         if theirs is None:
             continue
         compared += 1
@@ -111,12 +109,6 @@ def judge_same_outputs(first: Answers, second: Answers, *, claim: str, diagnosis
     )
 
 
-def describe_key(answers: Answers, index: int) -> tuple[object, ...]:
-    """What makes two seeded requests the same."""
-    request = answers.group.requests[index]
-    return (request.prompt_token_ids, request.seed, request.max_new_tokens, request.sampling.temperature)
-
-
 def engine_noise(audit: Audit) -> NoiseFloor:
     """The target's own noise floor, widened by how far the engine's plain log-probabilities lie from the target's.
 
@@ -124,14 +116,11 @@ def engine_noise(audit: Audit) -> NoiseFloor:
     floor stays: whatever makes it differ is to be seen, not allowed.
     """
     floor = audit.noise
-    raw = audit.subject.capabilities.logprobs == "raw"
     worst = 0.0
     lines = [each for each in audit.lines if each.answer.generation.logprobs is not None]
     rows_of = audit.subject.reference.logits_of([(each.request, each.token_ids) for each in lines])
     for each, rows in zip(lines, rows_of, strict=True):
-        token_ids = list(each.token_ids)
-        request = replace(each.request, sampling=SamplingParams(), min_new_tokens=0) if raw else each.request
-        truth = next_token_laws(rows, request, token_ids)[torch.arange(len(token_ids)), token_ids].log()
+        truth = true_logprobs(rows, each.answer, of=audit.subject.capabilities.logprobs)
         said = torch.tensor(each.answer.generation.logprobs, dtype=torch.float64, device=truth.device)
         worst = max(worst, float((said - truth).abs().max()))
     if not worst <= OTHER_MODEL_NATS:

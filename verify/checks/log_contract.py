@@ -86,7 +86,12 @@ def judge_records(audit: Audit) -> Finding:
 def judge_speculation_shown(audit: Audit) -> Finding:
     """Records or roles show accepted and rejected drafts, in greedy and in sampled lines, whichever there are."""
     kinds = {"greedy": audit.of_kind(greedy=True), "sampled": audit.of_kind(greedy=False)}
-    return speculation_shown({kind: [_signs(each) for each in lines] for kind, lines in kinds.items()})
+    return speculation_shown(
+        {
+            kind: [drafts_of(each.counts, each.answer.generation.roles) for each in lines]
+            for kind, lines in kinds.items()
+        }
+    )
 
 
 def speculation_shown(signs: Mapping[str, Sequence[tuple[int, int]]]) -> Finding:
@@ -113,13 +118,13 @@ def speculation_shown(signs: Mapping[str, Sequence[tuple[int, int]]]) -> Finding
     )
 
 
-def _signs(each: Logged) -> tuple[int, int]:
-    """Accepted and rejected drafts as logged."""
-    if each.counts is not None:
-        drafted, accepted = each.counts
+def drafts_of(counts: tuple[int, int] | None, roles: Sequence[str] | None) -> tuple[int, int]:
+    """Accepted and rejected drafts of an output by its own (drafted, accepted), or else by its roles."""
+    if counts is not None:
+        drafted, accepted = counts
         return accepted, max(0, drafted - accepted)
-    roles = Counter(each.answer.generation.roles or ())
-    return roles["accepted"], roles["recovered"]
+    seen = Counter(roles or ())
+    return seen["accepted"], seen["recovered"]
 
 
 def _admit(each: Logged, vocab_size: int) -> object:

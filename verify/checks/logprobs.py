@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from verify.models.law import next_token_laws
 from verify.protocol import SamplingParams
@@ -23,14 +24,8 @@ def judge_logprobs(subject: Subject, answers: Sequence[Observed], *, tolerance: 
     for each, rows in zip(answers, rows_of, strict=True):
         if each.generation.logprobs is None:
             return _fail("logprobs were requested and are claimed, but absent", each, checked)
-        request = each.request
-        if subject.capabilities.logprobs == "raw":
-            request = replace(request, sampling=SamplingParams(), min_new_tokens=0)
-        elif request.sampling.greedy:  # the arg max has no temperature: the processed logits as they are
-            request = replace(request, sampling=replace(request.sampling, temperature=1.0))
         token_ids = list(each.generation.token_ids)
-        laws = next_token_laws(rows, request, token_ids)
-        expected = laws[torch.arange(len(token_ids)), token_ids].log().tolist()
+        expected = true_logprobs(rows, each, of=subject.capabilities.logprobs).tolist()
         for position, (said, truth) in enumerate(zip(each.generation.logprobs, expected, strict=True)):
             checked += 1
             difference = abs(said - truth)
@@ -50,6 +45,19 @@ def judge_logprobs(subject: Subject, answers: Sequence[Observed], *, tolerance: 
         smallest_visible=allowed,
         smallest_visible_unit="nats",
     )
+
+
+def true_logprobs(rows: Tensor, answer: Observed, *, of: str) -> Tensor:
+    """What should be reported of each emitted token, `[N]` float64.
+
+    `rows` `[N, V]` are the target's logits; `of` is "raw" or "processed", as `Capabilities.logprobs`.
+    """
+    request, token_ids = answer.request, list(answer.generation.token_ids)
+    if of == "raw":
+        request = replace(request, sampling=SamplingParams(), min_new_tokens=0)
+    elif request.sampling.greedy:  # the arg max has no temperature: the processed logits as they are
+        request = replace(request, sampling=replace(request.sampling, temperature=1.0))
+    return next_token_laws(rows, request, token_ids)[torch.arange(len(token_ids)), token_ids].log()
 
 
 def _fail(reason: str, each: Observed, checked: int) -> Finding:

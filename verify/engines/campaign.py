@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from verify.engines.protocol import Engine, Failure, NoControl
-from verify.log.line import Counts, Line
+from verify.log.line import Counts, Line, first_problem
 from verify.log.reader import Entry, Log
 from verify.protocol import Capabilities, Generation, Request, SamplingParams
 from verify.subject import claims_needed, describe
@@ -36,25 +36,20 @@ class Answers:
 
 
 class Campaign:
-    """Asks `engine` the `groups` on demand. `keep(request, generation)` is called for every answer as it arrives.
+    """Asks `engine` the `groups` on demand.
+
+    `keep(request, generation)` and `progress(done, all, group)` are called as answers arrive; whoever asks may set them.
 
     After `MAX_FAILURES_IN_A_ROW` requests without one answer the engine counts as lost and is asked nothing more.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        groups: Sequence[Group],
-        *,
-        keep: Callable[[Request, Generation], None],
-        progress: Callable[[int, int, str], None],
-    ) -> None:
+    def __init__(self, engine: Engine, groups: Sequence[Group]) -> None:
         self.engine = engine
         self.groups: Mapping[str, Group] = {group.name: group for group in groups}
         self.answers: dict[str, Answers] = {}
         self.lost: Failure | None = None
-        self.keep = keep
-        self.progress = progress
+        self.keep: Callable[[Request, Generation], object] = lambda *_: None
+        self.progress: Callable[[int, int, str], object] = lambda *_: None
         self._in_a_row = 0
 
     def ask(self, name: str) -> Answers:
@@ -73,8 +68,7 @@ class Campaign:
                 try:
                     line = self._line(self.groups[name].requests[index], generation)
                 except ValidationError as error:
-                    said = error.errors(include_url=False)[0]
-                    broken.append((first + index, f"{'.'.join(map(str, said['loc'])) or 'line'}: {said['msg']}"))
+                    broken.append((first + index, first_problem(error, whole="line")))
                 else:
                     entries.append(Entry(number=first + index, line=line))
         return Log(engine=self.engine.name, entries=tuple(entries), broken=tuple(broken))
@@ -121,12 +115,12 @@ class Campaign:
         return number
 
     def _line(self, request: Request, generation: Generation) -> Line:
-        asked = describe(request) | {"sampling": {"temperature": request.sampling.temperature}}
-        asked["prompt_token_ids"] = list(request.prompt_token_ids)
-        asked["sampling"] |= describe(request).get("sampling", {})
+        asked = describe(request)
         return Line.model_validate(
             asked
             | {
+                "prompt_token_ids": list(request.prompt_token_ids),
+                "sampling": {"temperature": request.sampling.temperature} | asked.get("sampling", {}),
                 "token_ids": list(generation.token_ids),
                 "finish_reason": generation.finish_reason,
                 "engine": self.engine.name,

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from verify.engines.protocol import EngineError, EngineSettings, Failure, NoControl
+from verify.log.line import first_problem
 from verify.protocol import Capabilities, Generation, Request
 
 SERVE = Path(__file__).parent / "serve.py"
-ENGINES = Path(__file__).parent
 OPEN_SECONDS = 600.0
 ANSWER_SECONDS = 300.0
 TAIL_LINES = 3
@@ -92,11 +92,7 @@ class WorkerEngine:
                 yield from ((index, message) for index in sorted(owed))
                 return
             if "unsupported" in message:
-                raise (
-                    NoControl(message["unsupported"])
-                    if not speculative
-                    else NotImplementedError(message["unsupported"])
-                )
+                raise (NotImplementedError if speculative else NoControl)(message["unsupported"])
             if "index" not in message:
                 silent = Failure("malformed", "the worker gave no answer to this request")
                 failure = Failure("status", message["error"]) if "error" in message else silent
@@ -178,8 +174,7 @@ def read_answer(message: dict[str, Any]) -> Generation | Failure:
     try:
         return _GENERATION.validate_python(message)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        return Failure("malformed", f"{'.'.join(map(str, first['loc'])) or 'answer'}: {first['msg']}")
+        return Failure("malformed", first_problem(error, whole="answer"))
 
 
 def _opening(settings: EngineSettings) -> dict[str, Any]:

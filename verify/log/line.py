@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_FILE = Path(__file__).parent / "line.schema.json"
 Id: TypeAlias = Annotated[int, Field(ge=0)]
@@ -77,6 +77,12 @@ class Line(_Part):
         if self.logprobs is not None and self.logprobs_of is None:
             raise ValueError('logprobs without logprobs_of; say "raw" or "processed"')
         return self
+
+
+def first_problem(error: ValidationError, *, whole: str) -> str:
+    """The place and the words of the first thing that is wrong; `whole` is the place where it is all of it."""
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 def schema_text() -> str:

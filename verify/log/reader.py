@@ -11,7 +11,7 @@ from typing import IO, Any
 import pytest
 from pydantic import ValidationError
 
-from verify.log.line import Line
+from verify.log.line import Line, first_problem
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 # Pairs whose lines in a run's own `generations.jsonl.gz` belong to the target of --target.
@@ -100,10 +100,9 @@ def _line(text: bytes) -> Line | None:
     try:
         return Line.model_validate(value)
     except ValidationError as error:
-        first, *others = error.errors(include_url=False)
-        place = ".".join(str(part) for part in first["loc"]) or "line"
-        more = f" (and {len(others)} more)" if others else ""
-        raise ValueError(f"{place}: {first['msg']}{more}") from error
+        others = error.error_count() - 1
+        more = f" (and {others} more)" if others else ""
+        raise ValueError(first_problem(error, whole="line") + more) from error
 
 
 def _recorded(request: Any, generation: Any) -> Any:

@@ -34,9 +34,14 @@ RECORD_FIELDS = (
 )
 
 
+def folder_name(decoder: str) -> str:
+    """A decoder's name as that of the folder of its runs."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", decoder).strip(".-") or "decoder"
+
+
 def make_run_dir(report_dir: Path, decoder: str) -> Path:
     """Create `report_dir/<decoder>/<UTC time>/` and point the link `latest` beside it there."""
-    parent = report_dir / (re.sub(r"[^A-Za-z0-9._-]+", "-", decoder).strip(".-") or "decoder")
+    parent = report_dir / folder_name(decoder)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     path = parent / stamp
     attempt = 1

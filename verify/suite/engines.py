@@ -55,21 +55,8 @@ def campaign_of(judge: Judge) -> Campaign:
     """The campaign of this run; its answers are logged under the check that asks."""
     if CAMPAIGN not in judge.shared:
         engine: Engine = judge.shared[ENGINE]
-        if not has_target(judge.options):
-            judge.shared[CAMPAIGN] = _campaign(engine, plan_twins(_texts_of_baseline(judge, engine), engine, seed=1))
-            return campaign_of(judge)
-        models = trained_pair(judge)
-        texts = texts_of(models, trained_prompts(judge, scaled(judge, NUM_PROMPTS)), seed=judge.options.seed % 2**31)
-        stops = end_of_text(models)
-        counts = Counter(token_id for text in texts for token_id in text if token_id not in stops)
-        groups = plan(
-            repetitive(texts),
-            engine,
-            stop_token_ids=stops,
-            frequent=[token_id for token_id, _ in counts.most_common(NUM_FREQUENT)],
-            seed=judge.options.seed % 2**31,
-        )
-        judge.shared[CAMPAIGN] = _campaign(engine, groups)
+        make_groups = _groups if has_target(judge.options) else _twins
+        judge.shared[CAMPAIGN] = Campaign(engine, make_groups(judge, engine))
     campaign: Campaign = judge.shared[CAMPAIGN]
     campaign.keep = partial(_keep, judge)
     campaign.progress = judge.progress
@@ -109,12 +96,26 @@ def with_lines(finding: Finding, campaign: Campaign) -> Finding:
     return replace(finding, details=finding.details | {"engine": engine})
 
 
-def _campaign(engine: Engine, groups: Sequence[Group]) -> Campaign:
-    return Campaign(engine, groups, keep=lambda *_: None, progress=lambda *_: None)
+def _groups(judge: Judge, engine: Engine) -> list[Group]:
+    """What is asked where the target is at hand."""
+    models = trained_pair(judge)
+    texts = texts_of(models, trained_prompts(judge, scaled(judge, NUM_PROMPTS)), seed=judge.options.seed % 2**31)
+    stops = end_of_text(models)
+    counts = Counter(token_id for text in texts for token_id in text if token_id not in stops)
+    return plan(
+        repetitive(texts),
+        engine,
+        stop_token_ids=stops,
+        frequent=[token_id for token_id, _ in counts.most_common(NUM_FREQUENT)],
+        seed=judge.options.seed % 2**31,
+    )
 
 
-def _texts_of_baseline(judge: Judge, engine: Engine) -> list[tuple[int, ...]]:
-    """Repetitive prompts in the words of the server without speculation, begun by random tokens; raises `NotApplicable`."""
+def _twins(judge: Judge, engine: Engine) -> list[Group]:
+    """Without a target: prompts in the words of the server without speculation, begun by random tokens.
+
+    Raises `NotApplicable` where there is no such server either.
+    """
     starts = prompts(judge, scaled(judge, NUM_PROMPTS), vocab_size=MODEST_VOCABULARY, lengths=(2,))
     asked = [Request(prompt_token_ids=start, max_new_tokens=TEXT_TOKENS) for start in starts]
     try:
@@ -128,7 +129,7 @@ def _texts_of_baseline(judge: Judge, engine: Engine) -> list[tuple[int, ...]]:
     ]
     if not texts:
         raise ContractViolation("the server without speculation answered none of the first requests")
-    return repetitive(texts)
+    return plan_twins(repetitive(texts), engine, seed=1)
 
 
 def _keep(judge: Judge, request: Request, generation: Generation) -> None:

@@ -10,7 +10,7 @@ from verify.checks.log_audit import Audit
 from verify.checks.log_contract import judge_contract, judge_records
 from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
 from verify.checks.two_sample import judge_same_greedy, judge_two_samples
-from verify.engines.campaign import Campaign
+from verify.engines.campaign import Answers, Campaign
 from verify.judge import Judge, NotApplicable, check
 from verify.results import Evidence
 from verify.suite.engines import SETTINGS, campaign_of, has_target, with_lines
@@ -19,33 +19,47 @@ from verify.suite.support import trained_subject
 NOISE = "noise floor of the engine"
 STREAMED = "greedy, 1 at once"
 NUM_STREAMS = 16
+LEVELS = ("lowest", "middle", "highest")
 
 
 def audited(judge: Judge, *names: str) -> Audit:
     """The answers to groups, against the target; `NotApplicable` where the engine was not asked, or has no plain mode."""
-    campaign = campaign_of(judge)
-    if not has_target(judge.options):
-        raise NotApplicable("no --target: the server is compared with its baseline only")
+    campaign = campaign_against_target(judge)
     if NOISE not in judge.shared:
         judge.shared[NOISE] = None
         if "plain logprobs" in campaign.groups and not campaign.ask("plain logprobs").no_control:
             plain = Audit(trained_subject(judge), campaign.log("plain logprobs"))
             judge.shared[NOISE] = engine_noise(plain) if plain.lines else None
-    missing = [name for name in names if name not in campaign.groups]
-    if missing:
-        raise NotApplicable(f"the engine does not claim what {missing[0]!r} needs")
-    reasons = [reason for name in names if (reason := campaign.ask(name).no_control)]
-    if reasons:
-        raise NotApplicable(reasons[0])
+    asked(campaign, *names)
     return Audit(trained_subject(judge), campaign.log(*names), noise=judge.shared[NOISE])
 
 
-def asked_at_once(judge: Judge, kind: str, which: int) -> str:
-    """The name of the group of a kind at the engine's lowest, middle or highest concurrency."""
+def campaign_against_target(judge: Judge) -> Campaign:
+    """The campaign; `NotApplicable` where the target is not at hand."""
+    campaign = campaign_of(judge)
+    if not has_target(judge.options):
+        raise NotApplicable("no --target: the server is compared with its baseline only")
+    return campaign
+
+
+def asked(campaign: Campaign, *names: str) -> list[Answers]:
+    """The answers to groups; `NotApplicable` as in `audited`."""
+    missing = [name for name in names if name not in campaign.groups]
+    if missing:
+        raise NotApplicable(f"the engine does not claim what {missing[0]!r} needs")
+    answers = [campaign.ask(name) for name in names]
+    reasons = [each.no_control for each in answers if each.no_control]
+    if reasons:
+        raise NotApplicable(reasons[0])
+    return answers
+
+
+def asked_at_once(judge: Judge, kind: str, which: str) -> str:
+    """The name of the group of a kind at one of `LEVELS` of the engine's concurrency."""
     levels = list(campaign_of(judge).engine.concurrency)
-    if which >= len(levels):
+    if LEVELS.index(which) >= len(levels):
         raise NotApplicable(f"the engine answers {', '.join(map(str, levels))} requests at once")
-    return f"{kind}, {levels[which]} at once"
+    return f"{kind}, {levels[LEVELS.index(which)]} at once"
 
 
 @check(chapter=18, property="greedy identity of the engine without speculation", evidence=Evidence.GREEDY)
@@ -61,19 +75,17 @@ def test_plain_sampled(judge: Judge) -> None:
 
 
 @check(chapter=18, property="greedy identity of the engine", evidence=Evidence.GREEDY)
-@pytest.mark.parametrize("concurrency", ["lowest", "middle", "highest"])
+@pytest.mark.parametrize("concurrency", LEVELS)
 def test_greedy(judge: Judge, concurrency: str) -> None:
     """Every greedy token is the target's arg max, or a near tie below the measured noise, however many are asked at once."""
-    name = asked_at_once(judge, "greedy", ["lowest", "middle", "highest"].index(concurrency))
-    judge.conclude(judge_greedy(audited(judge, name)))
+    judge.conclude(judge_greedy(audited(judge, asked_at_once(judge, "greedy", concurrency))))
 
 
 @check(chapter=18, property="sampled law of the engine", evidence=Evidence.BETTING)
-@pytest.mark.parametrize("concurrency", ["lowest", "middle", "highest"])
+@pytest.mark.parametrize("concurrency", LEVELS)
 def test_sampled(judge: Judge, concurrency: str) -> None:
     """Sampled tokens follow the target's law, however many are asked at once."""
-    name = asked_at_once(judge, "sampled", ["lowest", "middle", "highest"].index(concurrency))
-    judge.conclude(judge_sampled(audited(judge, name), alpha=judge.alpha))
+    judge.conclude(judge_sampled(audited(judge, asked_at_once(judge, "sampled", concurrency)), alpha=judge.alpha))
 
 
 @check(chapter=18, property="sampled law of the engine at low temperature", evidence=Evidence.BETTING)
@@ -135,12 +147,9 @@ def test_seeds(judge: Judge) -> None:
 @check(chapter=18, property="seeds do not see other requests", evidence=Evidence.CONTRACT)
 def test_seeds_at_once(judge: Judge) -> None:
     """A seed gives the same output alone and among others."""
-    audited(judge, "seeds", "seeds at once")
-    campaign = campaign_of(judge)
     judge.conclude(
         judge_same_outputs(
-            campaign.ask("seeds"),
-            campaign.ask("seeds at once"),
+            *asked(campaign_against_target(judge), "seeds", "seeds at once"),
             claim="a seed belongs to its request",
             diagnosis="requests share a stream of random numbers (RNG), or rounding moved a coin: look at the first position",
         )
@@ -150,14 +159,11 @@ def test_seeds_at_once(judge: Judge) -> None:
 @check(chapter=18, property="the same seed gives the same output without speculation", evidence=Evidence.CONTRACT)
 def test_same_seed_without_speculation(judge: Judge) -> None:
     """Where the engine claims it: far sharper than any test of a distribution."""
-    campaign = campaign_of(judge)
-    if not campaign.engine.same_seed_same_output:
+    if not campaign_of(judge).engine.same_seed_same_output:
         raise NotApplicable("the engine does not claim that a seed gives one sequence with and without speculation")
-    audited(judge, "seeds", "plain seeds")
     judge.conclude(
         judge_same_outputs(
-            campaign.ask("seeds"),
-            campaign.ask("plain seeds"),
+            *asked(campaign_against_target(judge), "seeds", "plain seeds"),
             claim="a seed gives one sequence",
             diagnosis="speculation changes which token a coin chooses (ACC, RES, BON), or rounding moved one",
         )
@@ -185,10 +191,7 @@ def twins(judge: Judge, *names: str) -> list[list[list[Sequence[int]]]]:
     if has_target(judge.options):
         raise NotApplicable("--target is at hand, and its probabilities are sharper than a second sample")
     outputs: list[list[list[Sequence[int]]]] = []
-    for name in names:
-        if name not in campaign.groups:
-            raise NotApplicable(f"the engine does not claim what {name!r} needs")
-        answers = campaign.ask(name)
+    for answers in asked(campaign, *names):
         by_prompt: dict[tuple[int, ...], list[Sequence[int]]] = {}
         for index, each in enumerate(answers.group.requests):
             here = by_prompt.setdefault(each.prompt_token_ids, [])

@@ -1,14 +1,11 @@
 """Whole runs through the two narrow doors, each in a process of its own: exit codes, reports, what is kept."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from tests.verify.doors import logs
+from tests.verify.running import run_suite
 
-ROOT = Path(__file__).parents[3]
 KERNELS = "tests.verify.doors.kernels"
 CHECKS = (
     "test_16_kernel.py::test_blocks[close]",
@@ -20,11 +17,7 @@ CHECKS = (
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, results and what was printed."""
-    command = [sys.executable, "-m", "pytest", *arguments, "--allow-partial", "--report-dir", str(tmp_path / "reports")]
-    command += ["--seed", "1", "--profile", "smoke"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    reports = list((tmp_path / "reports").glob("*/latest/results.json"))
-    return done.returncode, json.loads(reports[0].read_text()) if reports else {}, done.stdout + done.stderr
+    return run_suite(tmp_path / "reports", *arguments, "--allow-partial", "--profile", "smoke")
 
 
 def kernel_run(tmp_path: Path, kernel: str, *checks: str) -> tuple[int, dict[str, Any], str]:

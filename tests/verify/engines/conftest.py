@@ -67,7 +67,7 @@ def make_campaign(tiny_dirs: tuple[Path, Path], tiny_pair: ModelPair) -> Callabl
     def make(bug: str, *, repeats: int = 3) -> Campaign:
         engine = InProcess(Tiny(*map(str, tiny_dirs), bug))
         groups = plan(prompts, engine, stop_token_ids=(0,), frequent=(5, 9, 17, 33), seed=1, repeats=repeats)
-        return Campaign(engine, groups, keep=lambda *_: None, progress=lambda *_: None)
+        return Campaign(engine, groups)
 
     return make
 

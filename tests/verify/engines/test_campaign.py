@@ -131,7 +131,7 @@ def test_the_engines_own_noise_widens_the_floor_up_to_another_model(correct: Cam
     answers = correct.ask("plain logprobs")
 
     def shifted(by: float) -> float:
-        moved = Campaign(correct.engine, list(correct.groups.values()), keep=lambda *_: None, progress=lambda *_: None)
+        moved = Campaign(correct.engine, list(correct.groups.values()))
         moved.answers["plain logprobs"] = Answers(
             answers.group,
             {
@@ -147,7 +147,7 @@ def test_the_engines_own_noise_widens_the_floor_up_to_another_model(correct: Cam
 
 
 def test_a_malformed_answer_is_a_broken_line(correct: Campaign) -> None:
-    spoilt = Campaign(correct.engine, list(correct.groups.values()), keep=lambda *_: None, progress=lambda *_: None)
+    spoilt = Campaign(correct.engine, list(correct.groups.values()))
     group = correct.groups["greedy, 1 at once"]
     spoilt.answers[group.name] = Answers(group, {0: Generation(token_ids=[-1], finish_reason="length")})
     log = spoilt.log(group.name)
@@ -163,7 +163,7 @@ def test_without_a_target_the_control_is_the_other_sample(
     engine = make_campaign(bug).engine
     prompts = list(dict.fromkeys(each.prompt_token_ids for each in correct.groups["greedy, 1 at once"].requests))
     groups = plan_twins(prompts, engine, seed=1, repeats=40)
-    campaign = Campaign(engine, groups, keep=lambda *_: None, progress=lambda *_: None)
+    campaign = Campaign(engine, groups)
 
     def outputs(name: str) -> list[list[Sequence[int]]]:
         answers = campaign.ask(name)

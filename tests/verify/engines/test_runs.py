@@ -1,27 +1,20 @@
 """Whole runs against an engine in a process of its own: exit codes, what is kept, and bad command lines."""
 
 import gzip
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
+from tests.verify.running import run_suite
+
 WORKER = "worker:tests/verify/engines/workers/tiny.py"
 CHAPTER = "verify/suite/test_18_engine.py"
 
 
 def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """Exit code, results and what was printed."""
-    command = [sys.executable, "-m", "pytest", *arguments, "--report-dir", str(tmp_path / "reports"), "--seed", "1"]
-    done = subprocess.run(
-        [*command, "--profile", "smoke"], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
-    )
-    reports = list((tmp_path / "reports").glob("*/latest/results.json"))
-    return done.returncode, json.loads(reports[0].read_text()) if reports else {}, done.stdout + done.stderr
+    return run_suite(tmp_path / "reports", *arguments, "--profile", "smoke")
 
 
 def tiny(tiny_dirs: tuple[Path, Path], *options: str) -> list[str]:

@@ -1,14 +1,12 @@
 """Decoders that break the contract: one clear message, the right verdict and exit code, and a report."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.verify.running import run_suite
 from verify.models.pairs import Relation, TableSpec, table_pair
 
 ROOT = Path(__file__).parents[3]
@@ -17,12 +15,15 @@ LENGTHS = "verify/suite/test_05_stopping.py::test_every_length[same]"
 
 def judge(tmp_path: Path, decoder: str, *checks: str, more: tuple[str, ...] = ()) -> tuple[int, dict[str, Any], str]:
     """Run some checks in a process of their own; exit code, results and what was printed."""
-    command = [sys.executable, "-m", "pytest", *checks, "--decoder", f"tests.verify.suite.decoders:{decoder}"]
-    command += ["--profile", "smoke", "--seed", "1", "--allow-partial", "--report-dir", str(tmp_path), *more]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    reports = list(tmp_path.glob("*/latest/results.json"))
-    results = json.loads(reports[0].read_text()) if reports else {}
-    return done.returncode, results, done.stdout + done.stderr
+    arguments = [
+        *checks,
+        "--decoder",
+        f"tests.verify.suite.decoders:{decoder}",
+        "--profile",
+        "smoke",
+        "--allow-partial",
+    ]
+    return run_suite(tmp_path, *arguments, *more, timeout=300)
 
 
 @pytest.mark.parametrize(

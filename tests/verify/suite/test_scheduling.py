@@ -1,22 +1,19 @@
 """Chapter 12 sees a schedule that looks ahead, passes a causal one, and does not pass what never scheduled."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.verify.running import run_suite
+
 ROOT = Path(__file__).parents[3]
 
 
 def verdicts(tmp_path: Path, decoder: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "pytest", "verify/suite/test_12_scheduling.py", "--seed", "1", "--allow-partial"]
-    command += ["--decoder", f"tests.verify.suite.schedulers:{decoder}", "--report-dir", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, timeout=300, check=False)
-    (path,) = tmp_path.glob("*/latest/results.json")
-    return {check["id"].rsplit("::", 1)[1]: check["verdict"] for check in json.loads(path.read_text())["checks"]}
+    chosen = ["verify/suite/test_12_scheduling.py", "--decoder", f"tests.verify.suite.schedulers:{decoder}"]
+    _, results, _ = run_suite(tmp_path, *chosen, "--allow-partial", timeout=300)
+    return {check["id"].rsplit("::", 1)[1]: check["verdict"] for check in results["checks"]}
 
 
 @pytest.mark.parametrize(

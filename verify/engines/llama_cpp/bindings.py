@@ -38,7 +38,6 @@ class Bindings:
 
     concurrency = (1,)
     same_seed_same_output = True  # one draw of the target's sampler an emitted token, with drafts and without
-    eos_always_stops = False
 
     def __init__(
         self, *, target: Path, draft: Path | None, method: str, context: int, threads: int, ngram: int

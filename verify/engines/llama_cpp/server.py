@@ -44,7 +44,6 @@ class Server:
 
     concurrency = (1, 4, SLOTS)
     same_seed_same_output = True  # one draw of the target's sampler an emitted token, with drafts and without
-    eos_always_stops = True
 
     def __init__(
         self,
