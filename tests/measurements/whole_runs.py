@@ -5,9 +5,6 @@
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,6 +13,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.measurements.ledger import Entry, interval, read_lines, shown
+from tests.mutants.trial import LOG, results_of, start_trial
 
 ROOT = Path(__file__).parents[2]
 DECODERS = ("dspark", "dspark-classic", "dspark-ngram", "transformers-ngram")
@@ -25,27 +23,15 @@ FALSE_ALARM = 1e-6
 def run_suite(job: Entry) -> Entry:
     """One run in a process of its own; what it found, and how long it took."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "verify/",
-            "-q",
-            "--decoder",
-            job["decoder"],
-            "--profile",
-            job["profile"],
-        ]
-        command += ["--seed", str(job["seed"]), "--report-dir", folder, "-p", "no:cacheprovider"]
-        done = subprocess.run(
-            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-        )
-        found = list(Path(folder).glob("*/latest/results.json"))
-        results = json.loads(found[0].read_text()) if found else None
-    entry: Entry = {"job": job, "exit_code": done.returncode, "seconds": round(time.monotonic() - started, 1)}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options = ("--profile", job["profile"], "--seed", str(job["seed"]))
+        process = start_trial(job["decoder"], (), folder, *options)
+        process.join()
+        results, log = results_of(folder), (folder / LOG).read_text()
+    entry: Entry = {"job": job, "exit_code": process.exitcode, "seconds": round(time.monotonic() - started, 1)}
     if results is None:
-        return entry | {"verdict": "none", "output": done.stdout[-2000:] + done.stderr[-2000:]}
+        return entry | {"verdict": "none", "output": log[-2000:]}
     bad = [check for check in results["checks"] if check["verdict"] in ("fail", "error", "inconclusive")]
     return entry | {
         "verdict": results["verdict"],

@@ -21,6 +21,7 @@ PRELOADED = [
     "verify.suite.support",
 ]
 ROOT = Path(__file__).parents[2]
+LOG = "log.txt"
 QUIETLY = ("-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
 
 
@@ -36,13 +37,16 @@ class Process(Protocol):
 
 
 def start_trial(decoder: str, checks: Sequence[str], folder: Path, *options: str) -> Process:
-    """Begin to judge `decoder` by some checks, or by all where none is named; the report and a log go to `folder`."""
+    """Begin to judge `decoder` by some checks, or by all where none is named; the report and a log go to `folder`.
+
+    The seed is 1 unless `options` name another.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     nodes = [f"verify/suite/{check}" for check in checks] or ["verify/"]
     arguments = [*nodes, "--decoder", decoder, "--seed", "1", "--report-dir", str(folder.resolve()), *QUIETLY]
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_run_pytest, args=([*arguments, *options], folder.resolve() / "log.txt"))
+    process = context.Process(target=_run_pytest, args=([*arguments, *options], folder.resolve() / LOG))
     process.start()
     return process
 
