@@ -55,6 +55,7 @@ CLAIMED_WITH_A_DRAFT_MODEL = ("draft_model", "draft_vocab_mismatch", "standard_a
 # A forward with n tokens costs 1 + n / 8 of one without drafts: about what a small batch costs on a GPU; on tiny models it makes
 # schedules of every length.
 PROFILE = SpeedProfile(token_counts=(1, 64), steps_per_second=(8 / 9, 8 / 72))
+MEASURED_PROFILE = "speed-profile.json"
 # Two or three texts of the suite's batches fit, until they grow.
 SMALL = Limits(max_rows=3, max_tokens=24, max_prefixes=4)
 
@@ -122,12 +123,12 @@ def make_ngram_decoder(models: Models) -> ConformingDecoder:
 
 def make_dspark_decoder(models: Models) -> ConformingDecoder:
     """The DSpark method: its drafter, scheduled by Algorithm 1."""
-    return _scheduled(models, PrefixScheduler(PROFILE))
+    return _scheduled(models, PrefixScheduler(profile_for(models)))
 
 
 def make_lagged_decoder(models: Models) -> ConformingDecoder:
     """The DSpark drafter under the asynchronous scheduler."""
-    return _scheduled(models, LaggedScheduler(PROFILE))
+    return _scheduled(models, LaggedScheduler(profile_for(models)))
 
 
 def make_threshold_decoder(models: Models) -> ConformingDecoder:
@@ -172,10 +173,20 @@ def _with_a_tree(models: Models, siblings: Siblings) -> ConformingDecoder:
 def drafter_for(models: Models, kind: Kind) -> Drafter:
     """The drafter that lies beside the target's checkpoint; else one of random weights, which the law must not show."""
     target = models.target
-    beside = Path(target.name_or_path).parent / kind if target.name_or_path else None
-    if beside and (beside / CONFIG).is_file():
-        return load_drafter(beside, target=target, device=target.device, dtype=models.dtype)
+    folder = _beside(target, kind)
+    if folder and (folder / CONFIG).is_file():
+        return load_drafter(folder, target=target, device=target.device, dtype=models.dtype)
     return random_drafter(target, kind=kind, dtype=models.dtype)
+
+
+def profile_for(models: Models) -> SpeedProfile:
+    """The speed profile that lies beside the target's checkpoint; else one that is not measured, the same everywhere."""
+    file = _beside(models.target, MEASURED_PROFILE)
+    return SpeedProfile.load(file) if file and file.is_file() else PROFILE
+
+
+def _beside(target: PreTrainedModel, name: str) -> Path | None:
+    return Path(target.name_or_path).parent / name if target.name_or_path else None
 
 
 def _scheduled(models: Models, scheduler: Scheduler, *, by_load: bool = True) -> ConformingDecoder:

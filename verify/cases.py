@@ -14,7 +14,7 @@ from verify.grammar import TokenAutomaton
 from verify.models.pairs import Relation, TableSpec
 from verify.protocol import Capabilities, Request, SamplingParams
 
-EXACT_PATH_LIMIT = 20_000
+EXACT_PATH_LIMIT = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,15 +212,20 @@ def generated_cases(draw: DrawFn, capabilities: Capabilities, *, max_paths: floa
     return one
 
 
+def shorter(one: Case) -> Case | None:
+    """The case with one new token less, and no more drafts than have a place before the last; None at two new tokens."""
+    first = one.requests[0]
+    fewer = first.max_new_tokens - 1
+    if fewer < 2:
+        return None
+    return _changed(one, max_new_tokens=fewer, num_draft_tokens=max(1, min(first.num_draft_tokens, fewer - 1)))
+
+
 def _smaller(one: Case) -> Case:
     """One step cheaper; two tokens, two new ones and one draft token are always affordable."""
-    first = one.requests[0]
-    if first.num_draft_tokens > 1 and first.num_draft_tokens >= first.max_new_tokens:
-        return _changed(one, num_draft_tokens=first.num_draft_tokens - 1)
-    if first.max_new_tokens > 2:
-        return _changed(one, max_new_tokens=first.max_new_tokens - 1)
-    if first.num_draft_tokens > 1:
-        return _changed(one, num_draft_tokens=first.num_draft_tokens - 1)
+    short = shorter(one)
+    if short is not None:
+        return short
     vocab_size = one.spec.vocab_size - 1
     narrow = tuple(
         replace(request, prompt_token_ids=tuple(token_id % vocab_size for token_id in request.prompt_token_ids))

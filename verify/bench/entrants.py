@@ -1,37 +1,55 @@
 """What enters a race: the pair of models, the decoder, and what it has to beat."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
-from fixtures.expansion.checkpoints import STATEMENT, is_current, write_expanded
+from fixtures.expansion.checkpoints import STATEMENT, is_current, write_copies, write_expanded
 from verify.bench.contestant import PLAIN, Contestant, PlainGeneration, plain_of
 from verify.bench.limit import bytes_per_forward
 from verify.bench.options import BenchOptions
 from verify.bench.schema import Models
-from verify.declared import CHECKOUT
 from verify.models.pairs import checkpoint_pair
 from verify.protocol import ModelPair
 from verify.registry import find_decoder
 
-FIXTURES = CHECKOUT / "fixtures"
+PROFILE = "speed-profile.json"
+PROFILED = (
+    "--token-counts",
+    *map(str, (*range(1, 9), 16, 32, 64)),
+    "--context-length",
+    "96",
+    "--repeats",
+    "10",
+)
 OWN_COST = "The suite's own pair: 4.7 and 0.5 million parameters, so small that Python, not the models, takes most of the time."
 
 
 def open_models(options: BenchOptions) -> ModelPair:
-    """Load the pair; at a cost, write it first below the folder of reports, where later races find it."""
+    """Load the pair. The suite's own is written below the folder of reports first, with its speed as measured now beside it."""
     common, cost = options.common, options.cost
-    folder = common.report_dir / "bench" / "models"
-    if common.target:
-        target, draft, name = common.target, common.draft, common.target.name
-    elif cost:
-        if not is_current(cost, folder / cost):
-            write_expanded(cost, folder / cost, device=torch.device(common.device))
-        target, draft, name = folder / cost / "target", folder / cost / "draft", f"fixture at the cost of {cost}"
-    else:
-        target, draft, name = FIXTURES / "target", FIXTURES / "draft", "fixture"
+    models = common.report_dir / "bench" / "models"
     device, dtype = torch.device(common.device), getattr(torch, common.dtype)
-    return checkpoint_pair(target, draft, device=device, dtype=dtype, folder=folder, name=name)
+    if common.target:
+        return checkpoint_pair(
+            common.target, common.draft, device=device, dtype=dtype, folder=models, name=common.target.name
+        )
+    folder, name = (models / cost, f"fixture at the cost of {cost}") if cost else (models / "fixture", "fixture")
+    if not cost:
+        write_copies(folder)
+    elif not is_current(cost, folder):
+        write_expanded(cost, folder, device=device)
+    _write_profile(folder, device=common.device, dtype=common.dtype)
+    return checkpoint_pair(folder / "target", folder / "draft", device=device, dtype=dtype, folder=models, name=name)
+
+
+def _write_profile(folder: Path, *, device: str, dtype: str) -> None:
+    """Measure the target as its scheduler needs it; in a process of its own, for the suite does not import the decoder."""
+    command = [sys.executable, "-m", "dspark", "profile", "--target", str(folder / "target"), *PROFILED]
+    command += ["--device", device, "--dtype", dtype, "--out", str(folder / PROFILE)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def describe_models(options: BenchOptions, models: ModelPair) -> Models:

@@ -2,9 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from verify.cases import EXACT_PATH_LIMIT, Case
+from verify.cases import EXACT_PATH_LIMIT, Case, shorter
 from verify.checks.exact_diagnosis import diagnose_law
 from verify.checks.exact_rounds import places_of, watched_places
 from verify.exact.distance import product_law, total_variation
@@ -24,6 +25,8 @@ BOUNDS: Mapping[str, float] = {"float64": 1e-12, "float32": 5e-7}
 def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH_LIMIT) -> Finding:
     """Judge one case; several requests in a case must follow the product of their laws.
 
+    A decoder that draws more than others (the target's token at every position, say) meets a shorter case where this one has
+    more than `max_paths` outcomes.
     Guarantees: no false alarm and no missed error above the bound, which is that of the arithmetic the decoder claims.
     """
     bound = BOUNDS[subject.capabilities.arithmetic]
@@ -67,6 +70,9 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
             reason=f"the decoder draws with {found.refused}, which the exact law does not model",
             **common,
         )
+    less = shorter(case)
+    if not found.complete and less is not None:
+        return _said_to_be_shorter(judge_exact_law(subject, less, max_paths=max_paths), less)
     if not found.complete:
         return Finding(
             verdict=Verdict.INCONCLUSIVE,
@@ -99,6 +105,14 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
         diagnosis=_diagnosis(subject, case, found.law, max_paths=max_paths),
         **common,
     )
+
+
+def _said_to_be_shorter(finding: Finding, case: Case) -> Finding:
+    if "shortened" in finding.details:
+        return finding
+    asked = case.requests[0]
+    words = f"shortened to {asked.max_new_tokens} new tokens and drafts of {asked.num_draft_tokens}: the whole has too many outcomes"
+    return replace(finding, reason=f"{finding.reason} ({words})", details={**finding.details, "shortened": words})
 
 
 def _picture(expected: Mapping[Outputs, float], observed: Mapping[Outputs, float]) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """The exact law of a program's outcome: every path through its randomness, each run once."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from verify.exact.elsewhere import NumpyGenerators
 from verify.exact.interception import Interception
 from verify.exact.operations import operate
-from verify.exact.replay import Refusal, Replay, holds_random
+from verify.exact.replay import Choice, Refusal, Replay, holds_random
 
 Outcome = TypeVar("Outcome", bound=Hashable)
+# At 1 / _FIRST_LOOK of the paths allowed, give up if the walk as a whole seems _HOPELESS times too long.
+_FIRST_LOOK = 20
+_HOPELESS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,8 @@ def enumerate_outcomes(
     which is what torch draws up to 2^-24 (float32) or 2^-53 (float64). Raises what `run` raises, with a note of the choices
     that led there, and ValueError for `max_paths` below 1. A program whose randomness is out of sight (another process)
     shows one path. While it runs, random functions are replaced in the whole process: one enumeration at a time.
+
+    It ends incomplete at `max_paths`, or at a twentieth of them where the walk has hardly begun by then.
     """
     if max_paths < 1:
         raise ValueError(f"max_paths is {max_paths}; it must be at least 1; 100000 is a usual limit")
@@ -55,7 +60,7 @@ def enumerate_outcomes(
     shares: dict[Outcome, list[float]] = {}
     num_paths, mass, more = 0, 0.0, True
     with interception.installed():
-        while more and num_paths < max_paths:
+        while more and num_paths < max_paths and not _hopeless(num_paths, max_paths, replay.choices):
             replay.begin()
             try:
                 outcome = interception.call(run)
@@ -90,6 +95,20 @@ def enumerate_outcomes(
         mass=math.fsum(probability for each in shares.values() for probability in each),
         complete=not more,
     )
+
+
+def _hopeless(num_paths: int, max_paths: int, choices: Sequence[Choice]) -> bool:
+    return num_paths == max_paths // _FIRST_LOOK and num_paths > _HOPELESS * max_paths * _share_walked(choices)
+
+
+def _share_walked(choices: Sequence[Choice]) -> float:
+    """How much of a depth-first walk lies behind the path of these choices, were all branches alike."""
+    share, width = 0.0, 1.0
+    for choice in choices:
+        possible = [branch for branch, probability in enumerate(choice.probabilities) if probability > 0]
+        width /= len(possible)
+        share += possible.index(choice.taken) * width
+    return share + width
 
 
 def _ordinary_run(run: Callable[[], Outcome]) -> tuple[Outcome | None, Exception | None]:

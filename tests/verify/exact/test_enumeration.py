@@ -276,3 +276,14 @@ def test_everything_is_put_back() -> None:
 def test_total_variation_and_product() -> None:
     assert total_variation({"a": 0.7, "b": 0.3}, {"b": 0.5, "c": 0.5}) == pytest.approx(0.7)
     assert product_law([{0: 0.25, 1: 0.75}, {0: 1.0}]) == {(0, 0): 0.25, (1, 0): 0.75}
+
+
+def coins(count: int) -> tuple[int, ...]:
+    return tuple(int(torch.randint(0, 2, (1,))) for _ in range(count))
+
+
+@pytest.mark.parametrize(("count", "num_paths"), [(6, 64), (9, 400), (12, 20)])
+def test_a_hopeless_walk_ends_early(count: int, num_paths: int) -> None:
+    found = enumerate_outcomes(lambda: coins(count), max_paths=400)
+    assert found.num_paths == num_paths
+    assert found.complete == (num_paths == 64)
