@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from verify.models.observer import Round
 from verify.protocol import AcceptanceRecord
 
+HOW_TO_BE_SEEN = "decode with models.target itself, with a transformers cache or without one, or return a `record`"
+
 
 @dataclass(slots=True)
 class Coverage:

@@ -5,6 +5,7 @@ A check never sees a malformed generation. What breaks the protocol raises `Malf
 
 import math
 from collections.abc import Sequence
+from operator import index
 from typing import Any, get_args
 
 from verify.protocol import AcceptanceRecord, FinishReason, Generation, Request, Role
@@ -66,7 +67,7 @@ def _admit_one(request: Request, answer: Any, vocab_size: int) -> Generation:
 
 def _token_ids(values: Any, vocab_size: int) -> list[int]:
     try:
-        token_ids = [int(value) for value in values]
+        token_ids = [index(value) for value in values]
     except (TypeError, ValueError) as error:
         raise Malformed(f"token_ids is {values!r:.80}; it must be a sequence of integers.") from error
     foreign = [token_id for token_id in token_ids if not 0 <= token_id < vocab_size]

@@ -33,8 +33,9 @@ class Options:
     `door` is the way in and `decoder` what came through it: a decoder, an engine, a rejection step, or a file of generations.
     `target` and `draft` are checkpoint directories, None for the suite's own models. `false_alarm` is the probability
     that a lossless decoder fails the whole run. `device` and `dtype` are those of the real model pair; synthetic tables
-    choose their own. `suite` is the directory whose checks a full run must execute. The last five are for engines
-    (`verify.engines`): their own options, the Python of their environment, and the addresses of servers.
+    choose their own. `suite` is the directory whose checks a full run must execute. The five before `worker` are for engines
+    (`verify.engines`): their own options, the Python of their environment, and the addresses of servers. `worker` is the
+    name of this process among several (pytest-xdist), empty where there is one.
     """
 
     decoder: str = DEFAULT_DECODER
@@ -56,6 +57,12 @@ class Options:
     base_url: str | None = None
     baseline_url: str | None = None
     model: str | None = None
+    worker: str = ""
+
+    @property
+    def models_folder(self) -> Path:
+        """Where checkpoint directories are written when an adapter asks for them; each process has its own."""
+        return self.report_dir / "models" / self.worker
 
     @property
     def option(self) -> str:
@@ -137,7 +144,7 @@ def read_options(config: pytest.Config) -> Options:
         xfails=_file("--xfails", given("xfails"), base, hint="give a TOML file with [[xfail]] tables"),
         require_device=given("require_device") and choose("--require-device", given("require_device"), DEVICES),
         false_alarm=_false_alarm(given("false_alarm")),
-        seed=_seed(given("seed")),
+        seed=_seed(seed_text(config)),
         allow_partial=bool(given("allow_partial")),
         suite=(config.rootpath / suite).resolve() if suite else OWN_SUITE,
         engine=_engine_options(given("engine") or ()),
@@ -146,6 +153,7 @@ def read_options(config: pytest.Config) -> Options:
         base_url=_url("--base-url", given("base_url")),
         baseline_url=_url("--baseline-url", given("baseline_url")),
         model=given("model"),
+        worker=worker_id(config),
     )
     _refuse_engine_options(options)
     if door == "generations":
@@ -159,11 +167,20 @@ def read_options(config: pytest.Config) -> Options:
             raise pytest.UsageError(
                 f"{name} cuda: torch sees no CUDA device here; run where there is one, or use {name} cpu"
             )
-    if config.getoption("numprocesses", None):
-        raise pytest.UsageError(
-            "-n: the suite keeps one false-alarm budget and one report in one process; run it without pytest-xdist"
-        )
     return options
+
+
+def worker_id(config: pytest.Config) -> str:
+    """The name of this process among pytest-xdist's workers; empty in any other process."""
+    return str(getattr(config, "workerinput", {}).get("workerid", ""))
+
+
+def seed_text(config: pytest.Config) -> str:
+    """What --seed says, or a number drawn in its place: once, so that whoever asks again gets the same."""
+    given: str | None = getattr(config.option, "verify_seed", None)
+    if given is None:
+        given = config.option.verify_seed = str(secrets.randbelow(2**32))
+    return given
 
 
 def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> str:
@@ -171,7 +188,7 @@ def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> st
     if value in valid:
         return value
     nearest = get_close_matches(value, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     raise pytest.UsageError(f"{name} {value!r} is not valid{hint} Valid: {', '.join(valid)}{also}")
 
 
@@ -287,9 +304,7 @@ def _false_alarm(value: str | None) -> float:
     return number
 
 
-def _seed(value: str | None) -> int:
-    if value is None:
-        return secrets.randbelow(2**32)
+def _seed(value: str) -> int:
     if not value.isdecimal() or int(value) >= 2**63:
         raise pytest.UsageError(f"--seed {value!r} must be a whole number from 0 to 2**63 - 1")
     return int(value)

@@ -5,18 +5,19 @@ A session that only collects writes no report and keeps pytest's own exit code.
 """
 
 import inspect
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from shutil import get_terminal_size
 
 import pytest
 
 from verify import options as command_line
+from verify import parallel
 from verify.judge import MARKER, Check, Judge
 from verify.manifest import check_id
 from verify.outcome import check_result, finding_of, reproduce_command
 from verify.report import terminal
 from verify.report.schema import CheckResult, NotVerified, Waived
-from verify.results import Verdict
+from verify.results import Finding, Verdict
 from verify.run import Run
 from verify.waivers import apply_waiver, find_waiver
 
@@ -25,6 +26,7 @@ RUN = pytest.StashKey[Run]()
 PROBLEMS = pytest.StashKey[list[NotVerified]]()
 JUDGE = pytest.StashKey[Judge]()
 SECONDS = pytest.StashKey[float]()
+HANDED_IN = "verify_judged"  # what a check's report carries: `verify.report.judged` as text
 ENDINGS = {
     pytest.ExitCode.INTERRUPTED: "interrupted before its end",
     pytest.ExitCode.INTERNAL_ERROR: "pytest itself broke; its message is in the terminal",
@@ -50,9 +52,11 @@ def check_of(item: pytest.Item) -> Check | None:
     return mark.args[0] if mark and mark.args and isinstance(mark.args[0], Check) else None
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the suite's options."""
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the suite's options, and what it does under pytest-xdist."""
     command_line.add_options(parser)
+    if not pluginmanager.is_registered(parallel):
+        pluginmanager.register(parallel, parallel.__name__)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -61,11 +65,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PROBLEMS] = []
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Read the options before pytest-xdist starts its workers, so that a wrong one need not wait for their end."""
+    if session.config.stash.get(ACTIVE, False) and parallel.is_controller(session.config):
+        parallel.refuse_unsupported(session.config, command_line.read_options(session.config))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection(session: pytest.Session) -> None:
     """Check the command line before anything is collected, where it is known that this session judges a decoder."""
     if session.config.stash.get(ACTIVE, False):
         _start(session.config)
+    if parallel.is_controller(session.config):
+        parallel.collect(session)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -100,8 +112,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=others)
     kept = [_id(run, item) for item in items if check_of(item)]
     run.select({_id(run, item): check for item, check in checks}, kept)
-    if not config.option.collectonly:
+    if not config.option.collectonly and not run.options.worker:
         run.start(config.stash[PROBLEMS])
+        config.pluginmanager.register(Reports(run, {item.nodeid: (item, check) for item, check in checks}))
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -134,40 +147,41 @@ def judge(request: pytest.FixtureRequest) -> Judge:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn what happened into a finding, record it, and show it instead of pytest's own words."""
+    """Turn what happened into a finding, and let the report carry and show it instead of pytest's own words."""
     report = yield
     run, check = item.config.stash.get(RUN, None), check_of(item)
-    if run is None or run.recorder is None:
-        return report
-    if check is None:
-        run.other_failures += report.failed
+    if run is None or check is None:
         return report
     judge = _judge(item, check)
     run.progress.clear()
-    seconds = item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + call.duration
+    item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + call.duration
     finding = finding_of(check, judge, call.excinfo.value if call.excinfo else None, when=call.when)
-    if finding is None:
-        return report
-    waiver = find_waiver(run.waivers, judge.id)
-    failure = finding.reason
-    if waiver is not None:
-        finding = apply_waiver(finding, waiver)
-    result = check_result(
-        id=judge.id,
-        check=check,
-        finding=finding,
-        alpha=judge.alpha,
-        seed=judge.seed,
-        duration_s=seconds,
-        command=reproduce_command(item, judge, by_option=not item.config.stash.get(ACTIVE, False)),
-        about=inspect.getdoc(getattr(item, "function", None)) or "",
-        traceback=report.longreprtext if finding.verdict is Verdict.ERROR else "",
-    )
-    if waiver is not None and finding.verdict is Verdict.WAIVED:
-        run.recorder.waived.append(Waived(id=judge.id, pattern=waiver.id, reason=waiver.reason, failure=failure))
-    run.recorder.add(result)
-    _show(report, result, item)
+    if finding is not None:
+        _hand_in(report, finding, item, judge, traceback=report.longreprtext)
     return report
+
+
+class Reports:
+    """Records what each report carries, wherever its check ran, and what carries nothing although it failed."""
+
+    def __init__(self, run: Run, checks: Mapping[str, tuple[pytest.Item, Check]]) -> None:
+        self._run = run
+        self._checks = checks
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """A check that failed with no verdict ended with its process: pytest-xdist's words say so."""
+        if report.nodeid not in self._checks:
+            self._run.other_failures += report.failed
+            return
+        item, check = self._checks[report.nodeid]
+        if report.failed and not hasattr(report, HANDED_IN):
+            judge = _judge(item, check)
+            finding = Finding(verdict=Verdict.ERROR, evidence=check.evidence, reason=str(report.longrepr))
+            report.when, report.location = "call", item.location  # pytest-xdist knows neither
+            _hand_in(report, finding, item, judge)
+        if hasattr(report, HANDED_IN):
+            self._run.record(getattr(report, HANDED_IN))
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
@@ -183,7 +197,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if run is None or run.recorder is None or exitstatus == pytest.ExitCode.USAGE_ERROR:
         return
     if exitstatus in ENDINGS:
-        reason = str(session.shouldstop or ENDINGS[pytest.ExitCode(exitstatus)])
+        reason = str(session.shouldstop or session.shouldfail or ENDINGS[pytest.ExitCode(exitstatus)])
         run.recorder.problems.append(NotVerified(kind="run", what="the run", reason=reason, required=True))
     session.exitstatus = run.finish()
 
@@ -226,9 +240,34 @@ def _judge(item: pytest.Item, check: Check) -> Judge:
     return item.stash[JUDGE]
 
 
+def _hand_in(
+    report: pytest.TestReport, finding: Finding, item: pytest.Item, judge: Judge, *, traceback: str = ""
+) -> None:
+    """Let the report carry the verdict, waived where the implementer expects it, and show it."""
+    run = item.config.stash[RUN]
+    waiver, waived = find_waiver(run.waivers, judge.id), None
+    if waiver is not None:
+        failure, finding = finding.reason, apply_waiver(finding, waiver)
+        if finding.verdict is Verdict.WAIVED:
+            waived = Waived(id=judge.id, pattern=waiver.id, reason=waiver.reason, failure=failure)
+    result = check_result(
+        id=judge.id,
+        check=judge.check,
+        finding=finding,
+        alpha=judge.alpha,
+        seed=judge.seed,
+        duration_s=item.stash.get(SECONDS, 0.0),
+        command=reproduce_command(item, judge, by_option=not item.config.stash.get(ACTIVE, False)),
+        about=inspect.getdoc(getattr(item, "function", None)) or "",
+        traceback=traceback if finding.verdict is Verdict.ERROR else "",
+    )
+    setattr(report, HANDED_IN, run.hand_in(result, waived))
+    _show(report, result, item)
+
+
 def _show(report: pytest.TestReport, result: CheckResult, item: pytest.Item) -> None:
     verdict = result.verdict
-    report.verify_verdict = verdict  # type: ignore[attr-defined]
+    report.verify_verdict = verdict.value  # type: ignore[attr-defined]
     if hasattr(report, "wasxfail"):
         del report.wasxfail  # pytest's own xfail has no say over a check
     if verdict is Verdict.PASS:

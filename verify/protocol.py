@@ -184,6 +184,33 @@ class Capabilities:
                 raise ValueError(f"unknown capability {name!r}{hint} Known: {', '.join(known)}")
         return cls(**claimed)
 
+    def __str__(self) -> str:
+        """The claims alone, without what is not claimed."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return ", ".join(name if value is True else f"{name} {value}" for name, value in values.items() if value)
+
+    def refuse_unclaimed(self, request: Request) -> None:
+        """Raise NotImplementedError where a request needs what is not claimed; an adapter calls it before it answers."""
+        missing = [name for name in claims_needed(request) if not getattr(self, name)]
+        if missing:
+            raise NotImplementedError(f"not supported: {', '.join(missing)}")
+
+
+def claims_needed(request: Request) -> list[str]:
+    """The capabilities without which a decoder may refuse this request."""
+    sampling, neutral = request.sampling, SamplingParams()
+    claims = ["greedy" if sampling.greedy else "sampled"]
+    names = ("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
+    claims += [name for name in names if getattr(sampling, name) != getattr(neutral, name)]
+    claims += ["forbidden_tokens"] if sampling.forbidden_token_ids else []
+    claims += ["allowed_tokens"] if sampling.allowed_token_ids is not None else []
+    claims += ["grammar"] if sampling.grammar is not None else []
+    claims += ["min_new_tokens"] if request.min_new_tokens else []
+    claims += ["stop_tokens"] if request.stop_token_ids else []
+    claims += ["logprobs"] if request.logprobs else []
+    claims += ["zero_draft_tokens"] if request.num_draft_tokens == 0 else []
+    return claims
+
 
 @dataclass(slots=True, kw_only=True)
 class ModelPair:

@@ -26,6 +26,7 @@ def find_decoder(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> 
     lists the valid names, or says where the import of the adapter failed.
     """
     said, importable = f"--decoder {name!r}", (working_dir, checkout)
+    _refuse_file(said, name, working_dir=working_dir, usual="make_decoder")
     families = known_families(checkout=checkout)
     family, _, member = name.partition(":")
     if family in families:
@@ -68,6 +69,7 @@ def find_engine(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> C
 
 def find_kernel(name: str, *, working_dir: Path, checkout: Path = CHECKOUT) -> Callable[..., object]:
     """Import the rejection step `name`, `module:function`; errors and paths as in `find_decoder`."""
+    _refuse_file(f"--verifier {name!r}", name, working_dir=working_dir, usual="verify")
     return _find(
         f"--verifier {name!r}",
         name,
@@ -95,6 +97,14 @@ def _find(said: str, value: str, *, rule: str, signature: str, importable: Seque
     return found
 
 
+def _refuse_file(said: str, name: str, *, working_dir: Path, usual: str) -> None:
+    """A file or its module alone is what one writes first; `usual` is what its function is usually called."""
+    module, _, attribute = name.partition(":")
+    if module.endswith(".py") or (not attribute and (working_dir / f"{name}.py").is_file()):
+        dotted = module.removesuffix(".py").replace("/", ".")
+        raise pytest.UsageError(f"{said} names a file; name the function in it: {dotted}:{attribute or usual}")
+
+
 def _import(said: str, module_name: str) -> object:
     try:
         return importlib.import_module(module_name)
@@ -102,6 +112,8 @@ def _import(said: str, module_name: str) -> object:
         missing = isinstance(error, ModuleNotFoundError) and error.name in (module_name, module_name.split(".")[0])
         if missing:
             hint = "it must be importable from the current directory or the environment"
+        elif isinstance(error, SyntaxError):
+            hint = f"in {error.filename}"
         else:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             hint = f"raised at {frame.filename}:{frame.lineno}"

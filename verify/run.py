@@ -15,10 +15,12 @@ from verify.entrance import enter
 from verify.judge import Check, ContractViolation, Judge
 from verify.manifest import read_manifest
 from verify.options import OWN_SUITE, Options, includes, read_options
+from verify.parallel import describe_workers, refuse_unsupported
 from verify.report.environment import describe_commit, describe_environment
+from verify.report.judged import Judged, Learnt, generation_line
 from verify.report.progress import Progress
-from verify.report.recorder import Recorder, make_run_dir
-from verify.report.schema import DecoderInfo, ModelInfo, NotVerified, Results, jsonable
+from verify.report.recorder import Recorder, make_run_dir, worse
+from verify.report.schema import CheckResult, DecoderInfo, ModelInfo, NotVerified, Results, Waived, jsonable
 from verify.report.verdict import Conclusion, conclude
 from verify.report.words import chapter_title
 from verify.report.writer import write_reports
@@ -32,15 +34,19 @@ NOT_CLAIMS = ("arithmetic",)  # every decoder has one; there is nothing to leave
 
 
 class Run:
-    """The state of one run. Raises `pytest.UsageError` when the command line asks for what is not there."""
+    """The state of one run. Raises `pytest.UsageError` when the command line asks for what is not there.
+
+    A process judges, or records, or does both. With pytest-xdist the workers judge and their controller records.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self.options: Options = read_options(config)
+        refuse_unsupported(config, self.options)
         self.shared: dict[str, Any] = {}
         self.factory, self.name, self.adapter = enter(self.options, config.invocation_params.dir, shared=self.shared)
         self.waivers = read_waivers(self.options.xfails) if self.options.xfails else ()
         self.budget = Budget(total=self.options.false_alarm, num_statistical=0)
-        self.environment = describe_environment(device=self.options.device)
+        self.environment = describe_environment(device=self.options.device) | describe_workers(config)
         self.progress = Progress(config)
         self.recorder: Recorder | None = None
         self.selected: dict[str, Check] = {}
@@ -51,6 +57,9 @@ class Run:
         self.exit_code = 0
         self._config = config
         self._claims: dict[str, Any] = {}
+        self._models: dict[str, ModelInfo] = {}
+        self._generations: list[str] = []
+        self._judged: dict[str, CheckResult] = {}
         self._not_selected: list[NotVerified] = []
 
     @property
@@ -99,6 +108,13 @@ class Run:
             if "[" in arg:  # pytest does not even collect the other cases of that function
                 reason = "only the named case was selected"
                 left_out.append(NotVerified(kind="not_selected", what=arg.split("[")[0], reason=reason, required=True))
+        if (
+            self._config.getoption("lf", False)
+            and self._config.cache
+            and self._config.cache.get("cache/lastfailed", {})
+        ):
+            reason = "only what failed before was selected"  # nor are the other cases collected here
+            left_out.append(NotVerified(kind="not_selected", what="--last-failed", reason=reason, required=True))
         partial = any(entry.kind == "not_selected" for entry in left_out)
         self.environment["selection"] = f"partial: {len(self.selected)} checks" if partial else "whole suite"
         self.environment["suite"] = "verify" if self.options.suite == OWN_SUITE else str(self.options.suite)
@@ -121,6 +137,7 @@ class Run:
                 "command": self.command,
             },
             decoder=DecoderInfo(name=self.name, adapter=self.adapter, capabilities={}),
+            order=list(self.selected),
             missing=self.not_verified,
         )
         self.recorder.environment = self.environment
@@ -130,6 +147,7 @@ class Run:
     def finish(self) -> int:
         """Write everything; return the exit code."""
         assert self.recorder is not None, "start() comes before finish()"
+        self.recorder.learn(self._learnt())
         self.results = self.recorder.write()
         self.recorder.close()
         self.report_problems = write_reports(self.results, self.recorder.folder)
@@ -141,7 +159,6 @@ class Run:
 
     def judge(self, check_id: str, check: Check) -> Judge:
         """The judge of one check."""
-        assert self.recorder is not None, "start() comes before the first check"
         return Judge(
             check=check,
             id=check_id,
@@ -150,9 +167,21 @@ class Run:
             options=self.options,
             make_decoder=self.make_decoder,
             shared=self.shared,
-            log=self.recorder.log_generation,
+            log=self._log_generation,
             show=self.progress.show,
         )
+
+    def hand_in(self, result: CheckResult, waived: Waived | None) -> str:
+        """A verdict and what was learnt with it, as text for `record`; the worse verdict where the check has two."""
+        kept = self._judged[result.id] = worse(self._judged.get(result.id, result), result)
+        return Judged(result=kept, waived=waived if kept is result else None, learnt=self._learnt()).model_dump_json()
+
+    def record(self, handed_in: str) -> None:
+        """Write down what a check handed in, in this process or in a worker."""
+        assert self.recorder is not None, "start() comes before the first report"
+        judged = Judged.model_validate_json(handed_in)
+        self.recorder.learn(judged.learnt)
+        self.recorder.add(judged.result, judged.waived)
 
     def make_decoder(self, models: "ModelPair") -> "Decoder":
         """Build the decoder under test and note what it claims; raises `ContractViolation` for claims that are none."""
@@ -167,11 +196,9 @@ class Run:
             ) from error
         for name, claim in claims.items():
             self._claims[name] = self._claims.get(name) or claim  # claimed with any pair is claimed
-        if self.recorder is not None:
-            self.recorder.decoder = self.recorder.decoder.model_copy(update={"capabilities": jsonable(self._claims)})
-            self.recorder.models[models.name] = ModelInfo(
-                name=models.name, vocab_size=models.vocab_size, device=str(models.device), dtype=str(models.dtype)
-            )
+        self._models[models.name] = ModelInfo(
+            name=models.name, vocab_size=models.vocab_size, device=str(models.device), dtype=str(models.dtype)
+        )
         return decoder
 
     def not_verified(self, recorder: Recorder) -> list[NotVerified]:
@@ -184,9 +211,21 @@ class Run:
                 found.append(NotVerified(kind="not_run", what=name, reason=reason, required=check.required))
             elif result.verdict is Verdict.NOT_APPLICABLE:
                 found.append(NotVerified(kind="not_applicable", what=name, reason=result.reason))
-        unclaimed = [name for name, claim in self._claims.items() if not claim and name not in NOT_CLAIMS]
+        claims = recorder.decoder.capabilities
+        unclaimed = [name for name, claim in claims.items() if not claim and name not in NOT_CLAIMS]
         found += [NotVerified(kind="capability", what=name, reason="not claimed by the decoder") for name in unclaimed]
         return found
+
+    def _log_generation(self, *, check: str, models: str, request: object, generation: object) -> None:
+        self._generations.append(generation_line(check=check, models=models, request=request, generation=generation))
+
+    def _learnt(self) -> Learnt:
+        """What is new since the last time."""
+        learnt = Learnt(
+            claims=jsonable(self._claims), models=list(self._models.values()), generations=self._generations
+        )
+        self._generations = []
+        return learnt
 
     def _refuse_idle_waivers(self, ids: list[str]) -> None:
         for waiver in self.waivers:

@@ -2,13 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb, format_exception
 from typing import Any
+
+import torch
+from torch import nn
 
 from verify.intake import Malformed, admit
 from verify.judge import ContractViolation, Judge, NotApplicable
 from verify.models.observer import Round, Trace, observed
 from verify.models.reference import Reference
-from verify.protocol import Capabilities, Generation, ModelPair, Request, SamplingParams
+from verify.protocol import Capabilities, Generation, ModelPair, Request, SamplingParams, claims_needed
 
 MakeDecoder = Callable[[ModelPair], Any]
 
@@ -32,12 +37,21 @@ class Subject:
     def __init__(self, judge: Judge, models: ModelPair, *, make_decoder: MakeDecoder | None = None) -> None:
         self.judge = judge
         self.models = models
+        weights = _fingerprint(models.target)
         try:
             self.decoder: Any = (make_decoder or judge.make_decoder)(models)
+        except ContractViolation:
+            raise
         except Exception as error:
             raise ContractViolation(
-                f"make_decoder raised {type(error).__name__} on the pair {models.name}: {error}"
+                f"make_decoder raised {type(error).__name__} on the pair {models.name}: {error} ({_place(error)})",
+                details={"traceback": format_exception(error)},
             ) from error
+        if _fingerprint(models.target) != weights:
+            raise ContractViolation(
+                f"make_decoder changed the weights of the target that it was given ({models.name}): the target is what the "
+                "output is judged by; change a copy"
+            )
         try:
             self.capabilities = Capabilities.of(self.decoder.capabilities)
         except (AttributeError, TypeError, ValueError) as error:
@@ -61,8 +75,12 @@ class Subject:
             answers = self.decoder.generate(requests)
         except Exception as error:
             raise ContractViolation(
-                f"generate raised {type(error).__name__} on a request that needs only claimed features: {error}",
-                details={"requests": [describe(request) for request in requests]},
+                f"generate raised {type(error).__name__} on a request that needs only claimed features: {error} "
+                f"({_place(error)})",
+                details={
+                    "requests": [describe(request) for request in requests],
+                    "traceback": format_exception(error),
+                },
             ) from error
         try:
             generations = admit(requests, answers, vocab_size=self.models.vocab_size)
@@ -88,23 +106,8 @@ class Subject:
 
 def rounds_of(trace: Trace, request: Request, generation: Generation) -> list[Round] | None:
     """Rounds as the target saw them."""
-    return trace.rounds(len(request.prompt_token_ids), len(generation.token_ids))
-
-
-def claims_needed(request: Request) -> list[str]:
-    """The capabilities without which a decoder may refuse this request."""
-    sampling, neutral = request.sampling, SamplingParams()
-    claims = ["greedy" if sampling.greedy else "sampled"]
-    names = ("top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias")
-    claims += [name for name in names if getattr(sampling, name) != getattr(neutral, name)]
-    claims += ["forbidden_tokens"] if sampling.forbidden_token_ids else []
-    claims += ["allowed_tokens"] if sampling.allowed_token_ids is not None else []
-    claims += ["grammar"] if sampling.grammar is not None else []
-    claims += ["min_new_tokens"] if request.min_new_tokens else []
-    claims += ["stop_tokens"] if request.stop_token_ids else []
-    claims += ["logprobs"] if request.logprobs else []
-    claims += ["zero_draft_tokens"] if request.num_draft_tokens == 0 else []
-    return claims
+    text = (*request.prompt_token_ids, *generation.token_ids)
+    return trace.rounds(len(request.prompt_token_ids), len(generation.token_ids), text=text)
 
 
 def describe(request: Request) -> dict[str, Any]:
@@ -125,6 +128,21 @@ def describe(request: Request) -> dict[str, Any]:
         if (value := getattr(request.sampling, name)) != getattr(neutral, name)
     }
     return described | ({"sampling": sampling} if sampling else {})
+
+
+def _fingerprint(model: nn.Module) -> list[str]:
+    """What differs where weights differ: their types, and sums over all of them and over some."""
+    weights = [*model.parameters(), *model.buffers()]
+    if not weights:
+        return []
+    sums = [each.detach().flatten()[::stride].sum(dtype=torch.float64) for each in weights for stride in (1, 7)]
+    return [*(str(each.dtype) for each in weights), *map(repr, torch.stack(sums).tolist())]
+
+
+def _place(error: Exception) -> str:
+    """File and line where an error was raised."""
+    frame = extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def _plain(value: Any) -> Any:

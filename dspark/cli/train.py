@@ -72,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     )
     device = device_named(options.device)
     target = load_pair(target_dir=options.target, draft_dir=None, device=device, dtype=DTYPES[options.dtype]).target
+    network = new_network(target, kind=options.kind, **_choices(options))  # a wrong shape shows before the long work
     tokenizer: Any = AutoTokenizer.from_pretrained(options.target, local_files_only=True)
     prompts = cut_prompts(
         read_documents(options.text, tokenizer),
@@ -97,7 +98,6 @@ def run(options: argparse.Namespace) -> int:
             f"the text gives {len(text.lengths)} sequences, {num_validation} of them for validation; a batch needs "
             f"{settings.batch_size}. Give more text, or lower --batch-size."
         )
-    network = new_network(target, kind=options.kind, **_choices(options))
     trainer = Trainer(
         target,
         network,

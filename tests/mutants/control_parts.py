@@ -14,7 +14,6 @@ from dspark.randomness import RoundUniforms, round_uniforms
 from dspark.sampling import History, Processors, draw
 from dspark.scheduler.protocol import ScheduleSession
 from dspark.verification import Verification, acceptance_ratios, accepted_prefix
-from verify.adapters.transformers import AssistedGeneration
 
 __all__ = ["RowwiseContext"]
 
@@ -54,10 +53,17 @@ def half_hearted(
     return Verification(num_accepted, draw(left, final_uniforms))
 
 
-def drafts_last(*arguments: Any, **keywords: Any) -> RoundUniforms:
-    """Accept coins and drafts exchange their places in the stream, from the last to the first."""
-    uniforms = round_uniforms(*arguments, **keywords)
-    return RoundUniforms(uniforms.accept.flip(1), uniforms.draft.flip(1), uniforms.final)
+def drafts_last(
+    sources: Sequence[torch.Generator], num_draft_tokens: Sequence[int], *, width: int, device: torch.device
+) -> RoundUniforms:
+    """Accept coins and drafts exchange their places in the stream, each row from its own last to its first."""
+    most = max(num_draft_tokens)
+    uniforms = round_uniforms(sources, num_draft_tokens, width=most, device=device)
+    own = torch.tensor(num_draft_tokens, device=device)[:, None]  # [B, 1]
+    order = (own - 1 - torch.arange(width, device=device)).clamp(
+        min=0
+    )  # [B, width]; what lies behind a row's own is padding
+    return RoundUniforms(uniforms.accept.gather(1, order), uniforms.draft.gather(1, order), uniforms.final)
 
 
 def multinomial(probs: Tensor, uniform: Tensor) -> Tensor:
@@ -155,12 +161,3 @@ class OnlyEven:
         even[..., 1::2] = 0.0
         mass = even.sum(-1, keepdim=True)
         return torch.where(mass > 0, even / mass, law)
-
-
-class Heuristic(AssistedGeneration):
-    """transformers' assisted generation with a draft length that rises and falls with acceptance."""
-
-    def _speculation(self, num_draft_tokens: int) -> dict[str, Any]:
-        given = super()._speculation(num_draft_tokens)
-        self.models.draft.generation_config.num_assistant_tokens_schedule = "heuristic_transient"
-        return given

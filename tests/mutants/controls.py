@@ -1,7 +1,7 @@
 """Correct but unusual decoders: the suite must pass every one of them, whole."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dspark.block_verification import verify_jointly
@@ -24,7 +24,7 @@ from dspark.scheduler.threshold import StaticThreshold
 from dspark.verification import VerificationRule
 from tests.mutants import control_parts as parts
 from tests.mutants.mutant import PatchedDecoder
-from verify.adapters.transformers import AssistedGeneration
+from verify.adapters.transformers import AssistedGeneration, make_heuristic_decoder
 from verify.instrument import CORRECT, maker
 
 Make = Callable[[Any], Any]
@@ -65,8 +65,13 @@ class Parts:
 
 
 def adaptive_transformers(models: Any) -> AssistedGeneration:
-    """Assisted generation whose draft lengths follow the acceptance of earlier rounds."""
-    return parts.Heuristic(models)
+    """Assisted generation whose draft lengths follow the acceptance of earlier rounds.
+
+    It claims nothing about acceptance: transformers applies the temperature to its drafts twice, which costs speed alone.
+    """
+    decoder = make_heuristic_decoder(models)
+    decoder.capabilities = replace(decoder.capabilities, draft_model=False, standard_acceptance=False)
+    return decoder
 
 
 CONTROLS: dict[str, Control] = {

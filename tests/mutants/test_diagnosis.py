@@ -12,8 +12,9 @@ from dspark.conformance import make_decoder
 from tests.mutants import MUTANTS, mutant_named
 from tests.mutants.outcome import first_named
 from verify.cases import EXACT_PROCESSORS, EXACT_ROUNDS, Case
-from verify.checks.exact_law import judge_exact_law
+from verify.checks.exact_law import ROUNDED, judge_exact_law
 from verify.checks.exact_rounds import watched_places
+from verify.instrument import Block, Design, maker, standard
 from verify.models.pairs import table_pair
 from verify.results import Finding, Verdict
 from verify.subject import Subject
@@ -54,6 +55,14 @@ def test_a_bug_is_named(name: str, case: Case, where: str, tmp_path: Path) -> No
 def test_a_correct_decoder_has_no_diagnosis(tmp_path: Path) -> None:
     finding = judged(make_decoder, ROUNDS, tmp_path)
     assert (finding.verdict, finding.diagnosis) == (Verdict.PASS, "")
+
+
+def test_a_claim_of_float64_that_is_not_kept_is_named_and_no_bug_is(tmp_path: Path) -> None:
+    def rounded(block: Block) -> list[int]:
+        return standard(replace(block, draft_laws=block.draft_laws.float(), target_laws=block.target_laws.float()))
+
+    finding = judged(maker(Design(verify=rounded)), ROUNDS, tmp_path)
+    assert (finding.verdict, finding.diagnosis) == (Verdict.FAIL, ROUNDED)
 
 
 def test_places_tell_drafts_from_the_bonus(tmp_path: Path) -> None:

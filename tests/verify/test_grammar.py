@@ -7,9 +7,9 @@ from verify.checks.grammar import judge_grammar
 from verify.coverage import Coverage
 from verify.grammar import TokenAutomaton, first_violation, possible_tokens
 from verify.models.law import next_token_laws
-from verify.protocol import Generation, Request, SamplingParams
+from verify.protocol import Generation, Request, SamplingParams, claims_needed
 from verify.results import Verdict
-from verify.subject import Observed, claims_needed, describe
+from verify.subject import Observed, describe
 
 # 0, then 1s, then 2; behind 2 only a stop.
 GRAMMAR = TokenAutomaton({0: {0: 1}, 1: {1: 1, 2: 2}, 2: {}}, final=frozenset({2}))

@@ -3,7 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from verify.intake import Malformed, admit, admit_record
 from verify.protocol import Generation, Request
@@ -24,6 +26,8 @@ def test_valid_answers_pass() -> None:
         logprobs=[-1.0, -2.0, -3.0, 0.0],
         roles=["first", "accepted", "bonus", "recovered"],
     )
+    for ids in (torch.tensor([1, 2, 3, 4]), np.arange(1, 5), (1, 2, 3, 4)):
+        assert admit([ASKED], [answer(ids)], vocab_size=10)[0].token_ids == [1, 2, 3, 4]
     (stopped,) = admit([ASKED], [answer([1, 9], "stop")], vocab_size=10)
     assert stopped.finish_reason == "stop"
 
@@ -37,6 +41,8 @@ def test_valid_answers_pass() -> None:
         ([answer([1, 2, 3, 10])], "token id 10 is not in the target's vocabulary of 10"),
         ([answer([1, 2, 3, -1])], "token id -1 is not in"),
         ([answer("ab")], "it must be a sequence of integers"),
+        ([answer([1, 2.5, 3, 4])], "it must be a sequence of integers"),
+        ([answer(torch.tensor([[1, 2, 3, 4]]))], "it must be a sequence of integers"),
         ([answer([1, 2, 3])], "ended too early"),
         ([answer([])], "ended too early"),
         ([answer([1, 2, 3, 4, 5])], "5 tokens emitted where max_new_tokens is 4"),

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from verify.models.pairs import Relation, TableSpec, table_pair
-from verify.protocol import Capabilities, Decoder, StreamingDecoder
+from verify.protocol import Capabilities, Decoder, Request, SamplingParams, StreamingDecoder
 
 
 def test_claims_may_be_a_mapping() -> None:
@@ -27,6 +27,18 @@ def test_claims_may_be_a_mapping() -> None:
 def test_a_wrong_claim_is_named(claims: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Capabilities.of(claims)  # type: ignore[arg-type]
+
+
+def test_claims_read_as_words() -> None:
+    assert str(Capabilities(greedy=True, logprobs="raw")) == "greedy, logprobs raw, arithmetic float32"
+
+
+def test_an_unclaimed_request_is_refused() -> None:
+    claims = Capabilities(sampled=True, top_k=True)
+    asked = Request(prompt_token_ids=(1,), max_new_tokens=1, sampling=SamplingParams(top_k=2))
+    claims.refuse_unclaimed(asked)
+    with pytest.raises(NotImplementedError, match="not supported: sampled, top_k"):
+        Capabilities(greedy=True).refuse_unclaimed(asked)
 
 
 def test_directories_are_written_on_first_use(tmp_path: Path) -> None:

@@ -54,8 +54,9 @@ def test_the_adapter_works_from_another_directory(tmp_path: Path) -> None:
         "pytest",
         "--pyargs",
         "verify.suite.test_02_exact_law",
+        "verify.suite.test_13_unclaimed",
         "-k",
-        "test_rounds and close",
+        "close or unclaimed",
     ]
     command += ["--decoder", "my_adapter:make_decoder", "--profile", "smoke", "--allow-partial", "--seed", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)

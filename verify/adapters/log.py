@@ -6,8 +6,7 @@ from typing import Any
 from verify.judge import NotApplicable
 from verify.log.line import Counts, Line
 from verify.log.reader import Log
-from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request, SamplingParams
-from verify.subject import claims_needed
+from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request, SamplingParams, claims_needed
 
 
 class LoggedDecoder:

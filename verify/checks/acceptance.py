@@ -10,6 +10,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from verify.betting.evidence import Floats
+from verify.coverage import HOW_TO_BE_SEEN
 from verify.results import Evidence, Finding, Verdict
 from verify.scoring import score
 from verify.subject import Observed, Subject, describe
@@ -165,24 +166,32 @@ def judge_all_accepted(answers: Sequence[Observed]) -> Finding:
 
 def judge_speculation(answers: Sequence[Observed]) -> Finding:
     """A decoder that calls the target once per token passes every other check and speculates nothing."""
-    seen = [each for each in answers if each.rounds is not None or each.num_tree_forwards]
-    tokens = sum(len(each.generation.token_ids) for each in seen)
-    rounds = sum(len(each.rounds or []) or each.num_tree_forwards for each in seen)
-    if not seen:
+    counted = [(each, rounds) for each in answers if (rounds := _num_rounds(each))]
+    tokens = sum(len(each.generation.token_ids) for each, _ in counted)
+    rounds = sum(rounds for _, rounds in counted)
+    if not counted:
         return Finding(
             verdict=Verdict.INCONCLUSIVE,
             evidence=Evidence.CONTRACT,
-            reason="the target's forwards could not be matched with the output",
+            reason=f"the rounds could not be seen from the target; {HOW_TO_BE_SEEN}",
         )
+    told = "" if any(each.rounds or each.num_tree_forwards for each, _ in counted) else ", by the decoder's own record"
     speculates = rounds < tokens
     return Finding(
         verdict=Verdict.PASS if speculates else Verdict.FAIL,
         evidence=Evidence.CONTRACT,
-        reason=f"{tokens} tokens from {rounds} target forwards: {tokens / rounds:.2f} tokens a round (the final token counts)",
+        reason=f"{tokens} tokens from {rounds} target forwards: {tokens / rounds:.2f} tokens a round (the final token counts)"
+        f"{told}",
         observations=rounds,
         unit="rounds",
         diagnosis="" if speculates else "nothing is ever accepted, or nothing is drafted (PERF)",
     )
+
+
+def _num_rounds(answer: Observed) -> int:
+    """As the target saw them or, where it was not asked in a way that shows them, as the decoder says."""
+    record = answer.generation.record
+    return len(answer.rounds or ()) or answer.num_tree_forwards or (record.num_spec_steps if record else 0)
 
 
 def judge_record(answers: Sequence[Observed]) -> Finding:

@@ -20,6 +20,9 @@ Outputs = tuple[tuple[int, ...], ...]
 NUMPY_GENERATORS = "numpy generators"
 # Total variation that arithmetic alone may cause: float64 sums of a few terms, and float32 casts of logits.
 BOUNDS: Mapping[str, float] = {"float64": 1e-12, "float32": 5e-7}
+ROUNDED = (
+    'no larger than the rounding of float32: if that is what it computes in, claim arithmetic="float32", the default'
+)
 
 
 def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH_LIMIT) -> Finding:
@@ -102,7 +105,9 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
         verdict=Verdict.FAIL,
         reason=f"total variation {distance:.3g} from the target's law (allowed {bound:.0e}); output "
         f"{list(map(list, worst))} has probability {observed:.6g} instead of {wanted:.6g} ({observed - wanted:+.2g})",
-        diagnosis=_diagnosis(subject, case, found.law, max_paths=max_paths),
+        diagnosis=ROUNDED
+        if distance <= BOUNDS["float32"]
+        else _diagnosis(subject, case, found.law, max_paths=max_paths),
         **common,
     )
 
@@ -111,7 +116,10 @@ def _said_to_be_shorter(finding: Finding, case: Case) -> Finding:
     if "shortened" in finding.details:
         return finding
     asked = case.requests[0]
-    words = f"shortened to {asked.max_new_tokens} new tokens and drafts of {asked.num_draft_tokens}: the whole has too many outcomes"
+    words = (
+        f"shortened to {asked.max_new_tokens} new tokens and drafts of {asked.num_draft_tokens}: "
+        "the whole has too many outcomes"
+    )
     return replace(finding, reason=f"{finding.reason} ({words})", details={**finding.details, "shortened": words})
 
 

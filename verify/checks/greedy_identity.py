@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from verify.betting.library import STALE_HISTORIES
-from verify.coverage import Coverage
+from verify.coverage import HOW_TO_BE_SEEN, Coverage
 from verify.greedy.controls import divergences_do_not_cluster
 from verify.greedy.teacher import Divergence, judge_greedy
 from verify.judge import ContractViolation
@@ -113,7 +113,8 @@ def judge_identity(
         "pictures": [coverage.picture("Paths reached")],
     }
     if any(departures):
-        details["clustering"] = divergences_do_not_cluster(departures, after_rejection).reason
+        clustering = divergences_do_not_cluster(departures, after_rejection)
+        details["clustering"] = clustering.reason
     common: dict[str, Any] = {
         "evidence": Evidence.GREEDY,
         "observations": positions,
@@ -145,12 +146,16 @@ def judge_identity(
             reason=f"{len(found)} of {positions} greedy tokens are not the target's arg max; first at output position "
             f"{first.position}: expected {first.argmax}, emitted {first.emitted} (logit gap {first.gap:.3g}, "
             f"allowed {2 * floor:.2g})",
-            diagnosis=f"{_diagnosis(subject, found)}; {details['clustering']}",
+            diagnosis=_diagnosis(subject, found) + ("" if clustering.holds else f"; {clustering.reason}"),
             **common,
         )
     missing = coverage.missing(required_paths)
     if missing:
-        unseen = f" ({coverage.unseen} answers could not be observed)" if coverage.unseen else ""
+        unseen = ""
+        if coverage.unseen:
+            unseen = (
+                f"; the rounds of {coverage.unseen} answers could not be seen: {HOW_TO_BE_SEEN}, or record each step"
+            )
         return Finding(
             verdict=Verdict.INCONCLUSIVE,
             reason=f"all {positions} tokens agree, but these paths were never reached: {', '.join(missing)}{unseen}",

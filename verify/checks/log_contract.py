@@ -106,12 +106,13 @@ def speculation_shown(signs: Mapping[str, Sequence[tuple[int, int]]]) -> Finding
             missing += [f"{kind} lines show no accepted draft"] if not accepted else []
             missing += [f"{kind} lines show no rejected draft"] if not rejected else []
     observed = sum(shown.values())
+    missing += [] if observed or missing else ["no line shows a draft"]
     return Finding(
-        verdict=Verdict.INCONCLUSIVE if missing or not observed else Verdict.PASS,
+        verdict=Verdict.INCONCLUSIVE if missing else Verdict.PASS,
         evidence=Evidence.CONTRACT,
         reason=f"{'; '.join(missing)}: log `record` or `roles`, or prompts on which the engine accepts and rejects drafts"
         if missing
-        else f"{observed} drafts, accepted and rejected, in the logged records and roles",
+        else f"{', '.join(f'{name} {count}' for name, count in shown.items())}, in the logged records and roles",
         observations=observed,
         unit="draft tokens",
         details={"pictures": [{"kind": "coverage", "title": "Drafts as logged", "counts": dict(shown)}]},

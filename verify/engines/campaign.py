@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from verify.engines.protocol import Engine, Failure, NoControl
 from verify.log.line import Counts, Line, first_problem
 from verify.log.reader import Entry, Log
-from verify.protocol import Capabilities, Generation, Request, SamplingParams
-from verify.subject import claims_needed, describe
+from verify.protocol import Capabilities, Generation, Request, SamplingParams, claims_needed
+from verify.subject import describe
 
 MAX_FAILURES_IN_A_ROW = 20
 

@@ -12,8 +12,7 @@ from verify.engines.protocol import EngineError, EngineSettings, Failure, NoCont
 from verify.engines.server.client import Client, Unanswered
 from verify.engines.server.dialects import NoTokenIds
 from verify.engines.server.opening import Server, open_server
-from verify.protocol import Capabilities, Generation, Request
-from verify.subject import claims_needed
+from verify.protocol import Capabilities, Generation, Request, claims_needed
 
 CONCURRENCY = (1, 4, 16)
 

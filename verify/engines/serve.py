@@ -36,7 +36,7 @@ def main() -> None:
             _send(out, {"unsupported": str(error)})
         except Exception as error:
             traceback.print_exc()
-            _send(out, {"error": f"{type(error).__name__}: {error}"})
+            _send(out, {"error": _told(error)})
     if hasattr(engine, "close"):
         engine.close()
 
@@ -50,6 +50,12 @@ def _load(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _told(error: Exception) -> str:
+    """In one line; a ValueError is a sentence for who gave the value."""
+    said = " ".join(str(error).split())
+    return said if said and type(error) is ValueError else f"{type(error).__name__}: {said}"
 
 
 def _described(engine: Any) -> dict[str, Any]:

@@ -19,13 +19,15 @@ from transformers import PreTrainedModel
 class ForwardCall:
     """One target forward: batch size, first position (the cache length before it) and number of positions.
 
-    `branches`: its mask hides some of its own tokens from later ones, so they are a tree and no block.
+    `branches`: its mask hides some of its own tokens from later ones, so they are a tree and no block. `text` `[T]` is what it
+    read, where it began at the first position.
     """
 
     batch_size: int
     start: int
     num_positions: int
     branches: bool = False
+    text: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +50,25 @@ class Trace:
 
     calls: list[ForwardCall] = field(default_factory=list)
 
-    def rounds(self, prompt_length: int, output_length: int) -> list[Round] | None:
-        """The rounds of a call with one request, or None where they cannot be reconstructed (no cache, batches).
+    def rounds(self, prompt_length: int, output_length: int, *, text: Sequence[int] = ()) -> list[Round] | None:
+        """The rounds of a call with one request, or None where they cannot be reconstructed (batches, trees).
 
         A forward that covers positions [start, start + n) with c tokens committed verifies start + n - c drafts. All but
-        the newest committed token are in the cache at the next forward, so its start + 1 is the next c.
+        the newest committed token are in the cache at the next forward, so its start + 1 is the next c. Where there is no
+        cache, the next c is told by `text`, the prompt and the output: accepted drafts are in it, and the first rejected one
+        is not.
         """
         calls = self._without_replays()
         if any(call.batch_size != 1 or call.branches for call in calls):
             return None
+        if (
+            len(calls) > 1
+            and all(call.text is not None for call in calls)
+            and len(text) == prompt_length + output_length
+        ):
+            return _uncached_rounds(
+                [call.text.tolist() for call in calls if call.text is not None], prompt_length, text
+            )
         total = prompt_length + output_length
         committed = prompt_length
         rounds: list[Round] = []
@@ -96,13 +108,31 @@ def observed(model: PreTrainedModel) -> Iterator[Trace]:
         cache = keywords.get("cache", keywords.get("past_key_values"))
         start = 0 if cache is None else int(cache.get_seq_length())
         branches = _branches(keywords.get("attention_mask"), token_ids.shape[1])
-        trace.calls.append(ForwardCall(token_ids.shape[0], start, token_ids.shape[1], branches))
+        text = token_ids[0].detach().clone() if start == 0 and len(token_ids) == 1 else None
+        trace.calls.append(ForwardCall(token_ids.shape[0], start, token_ids.shape[1], branches, text))
 
     handle = model.register_forward_pre_hook(before, with_kwargs=True)
     try:
         yield trace
     finally:
         handle.remove()
+
+
+def _uncached_rounds(reads: Sequence[list[int]], prompt_length: int, text: Sequence[int]) -> list[Round] | None:
+    """Rounds of forwards that each read the whole text anew, and their drafts behind it."""
+    committed, rounds = prompt_length, []
+    for read in reads:
+        drafts = read[committed:]
+        if len(read) < committed or read[:committed] != list(text[:committed]):
+            return None
+        places = zip(drafts, text[committed:], strict=False)
+        agreeing = next((place for place, (draft, token) in enumerate(places) if draft != token), len(drafts))
+        accepted = min(agreeing, len(text) - committed - 1)
+        if accepted < 0:
+            return None
+        rounds.append(Round(committed - prompt_length, len(drafts), accepted))
+        committed += accepted + 1
+    return rounds if committed == len(text) else None
 
 
 def _branches(attention_mask: Tensor | None, num_positions: int) -> bool:

@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from verify.report import words
+from verify.report.cause import probable_cause
 from verify.report.pictures import caption, to_svg
 from verify.report.recorder import WORST_FIRST
 from verify.report.schema import CheckResult, NotVerified, Results
@@ -55,6 +56,7 @@ def to_html(results: Results) -> str:
         words=words,
         chapters=chapters,
         reason=conclude(results.checks, results.not_verified).reason,
+        cause=probable_cause(results),
         cards={verdict: [each for each in ordered if each.verdict is verdict] for verdict in CARDS},
         card_titles={
             Verdict.FAIL: "Failures",

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from verify.report.cause import probable_cause
 from verify.report.schema import CheckResult, Results
 from verify.report.verdict import conclude
 from verify.report.words import chapter_title, headline, number, printable, verdict_word
@@ -26,11 +27,14 @@ def _lines(results: Results) -> Iterator[str]:
     yield f"{headline(results)}"
     yield ""
     yield f"Why: {cell(conclude(results.checks, results.not_verified).reason)}."
+    if cause := probable_cause(results):
+        yield from ("", f"Probable cause: {cell(cause)}.")
     yield ""
     yield (
         f"Device {results.device}, dtype {results.dtype}, profile {results.profile}, seed {results.seed}, "
         f"false-alarm budget {results.false_alarm:g}, {results.duration_s:.0f} s, commit {cell(results.commit)}."
     )
+    yield from ("", f"Run again: `{results.command}`")
     failed = [each for each in results.checks if each.verdict is Verdict.FAIL]
     if failed:
         yield from ("", "## Failures")
@@ -64,8 +68,6 @@ def _lines(results: Results) -> Iterator[str]:
     counts = Counter(verdict_word(each.verdict) for each in results.checks)
     yield ""
     yield f"Counts: {', '.join(f'{count} {word}' for word, count in counts.most_common()) or 'no checks'}."
-    yield ""
-    yield f"Run again: `{results.command}`"
 
 
 def _failure(result: CheckResult) -> Iterator[str]:

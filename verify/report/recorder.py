@@ -1,17 +1,16 @@
 """The run's memory: verdicts as they come, written at once, so that no later crash loses them."""
 
 import gzip
-import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from verify.report.schema import CheckResult, DecoderInfo, ModelInfo, NotVerified, Results, Waived, jsonable
+from verify.report.judged import Learnt
+from verify.report.schema import CheckResult, DecoderInfo, ModelInfo, NotVerified, Results, Waived
 from verify.report.verdict import conclude
 from verify.results import Verdict
 
@@ -22,15 +21,6 @@ WORST_FIRST = (
     Verdict.INCONCLUSIVE,
     Verdict.NOT_APPLICABLE,
     Verdict.PASS,
-)
-GENERATION_FIELDS = ("token_ids", "finish_reason", "logprobs", "roles", "record")
-RECORD_FIELDS = (
-    "num_spec_steps",
-    "num_draft_tokens",
-    "num_accepted_draft_tokens",
-    "acceptance_histogram",
-    "drafted_per_step",
-    "accepted_per_step",
 )
 
 
@@ -64,10 +54,16 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
+def worse(first: CheckResult, second: CheckResult) -> CheckResult:
+    """Of two verdicts on a check the worse stays: nothing is retried away."""
+    return min((first, second), key=lambda each: WORST_FIRST.index(each.verdict))
+
+
 class Recorder:
     """Collects what a run learns and keeps `results.json` in `folder` up to date.
 
-    `missing` is asked at each writing for what the run has not verified yet, given the ids of the checks judged so far.
+    `order` lists the checks as the report shows them, whichever was judged first. `missing` is asked at each writing for
+    what the run has not verified yet, given the ids of the checks judged so far.
     """
 
     def __init__(
@@ -76,42 +72,55 @@ class Recorder:
         *,
         frame: Mapping[str, object],
         decoder: DecoderInfo,
+        order: Sequence[str] = (),
         missing: Callable[["Recorder"], list[NotVerified]],
     ) -> None:
         self.folder = folder
         self.decoder = decoder
         self.models: dict[str, ModelInfo] = {}
         self.checks: dict[str, CheckResult] = {}
-        self.waived: list[Waived] = []
         self.problems: list[NotVerified] = []
         self.environment: dict[str, str] = {}
+        self._waived: dict[str, Waived] = {}
+        self._order = {name: place for place, name in enumerate(order)}
         self._frame = frame
         self._missing = missing
         self._started = time.monotonic()
         self._generations: gzip.GzipFile | None = None
 
-    def add(self, result: CheckResult) -> CheckResult:
-        """Keep `result` and write it down; of two verdicts on a check the worse stays: nothing is retried away."""
-        earlier = self.checks.get(result.id)
-        if earlier is not None:
-            result = min((earlier, result), key=lambda each: WORST_FIRST.index(each.verdict))
-        self.checks[result.id] = result
+    def learn(self, learnt: Learnt) -> None:
+        """Keep what a process learnt of the decoder; claimed with any pair is claimed."""
+        claims = self.decoder.capabilities
+        claims = claims | {name: claims.get(name) or claim for name, claim in learnt.claims.items()}
+        self.decoder = self.decoder.model_copy(update={"capabilities": claims})
+        self.models |= {each.name: each for each in learnt.models}
+        if not learnt.generations:
+            return
+        if self._generations is None:
+            self._generations = gzip.GzipFile(self.folder / "generations.jsonl.gz", "ab", compresslevel=4)
+        self._generations.write("".join(f"{line}\n" for line in learnt.generations).encode())
+
+    def add(self, result: CheckResult, waived: Waived | None = None) -> None:
+        """Keep `result`, the worse where there are two, and write it down."""
+        self.checks[result.id] = worse(self.checks.get(result.id, result), result)
+        if waived is not None:
+            self._waived[result.id] = waived
         self.write()
-        return result
 
     def results(self) -> Results:
         """Everything so far; the verdict is that of a run which ends here."""
-        checks = sorted(self.checks.values(), key=lambda each: each.chapter)
+        checks = sorted(self.checks.values(), key=lambda each: (each.chapter, self._order.get(each.id, 0)))
+        waived = [self._waived[each.id] for each in checks if each.verdict is Verdict.WAIVED]
         not_verified = [*self.problems, *self._missing(self)]
         return Results.model_validate(
             {
                 **self._frame,
                 "verdict": conclude(checks, not_verified).verdict,
                 "decoder": self.decoder,
-                "models": list(self.models.values()),
+                "models": [self.models[name] for name in sorted(self.models)],
                 "checks": checks,
                 "not_verified": not_verified,
-                "waived": self.waived,
+                "waived": waived,
                 "environment": self.environment,
                 "duration_s": time.monotonic() - self._started,
             }
@@ -125,33 +134,8 @@ class Recorder:
             self._generations.flush()
         return results
 
-    def log_generation(self, *, check: str, models: str, request: object, generation: object) -> None:
-        """Append one line to `generations.jsonl.gz`."""
-        if self._generations is None:
-            self._generations = gzip.GzipFile(self.folder / "generations.jsonl.gz", "ab", compresslevel=4)
-        line = {
-            "check": check,
-            "models": models,
-            "request": _plain(request),
-            "generation": _attributes(generation, GENERATION_FIELDS),
-        }
-        self._generations.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
-
     def close(self) -> None:
         """End the log of generations."""
         if self._generations is not None:
             self._generations.close()
             self._generations = None
-
-
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-    return jsonable(value)
-
-
-def _attributes(value: object, names: tuple[str, ...]) -> dict[str, object]:
-    found = {name: getattr(value, name, None) for name in names}
-    if found.get("record") is not None:
-        found["record"] = _attributes(found["record"], RECORD_FIELDS)
-    return {name: jsonable(item) for name, item in found.items() if item is not None}

@@ -13,9 +13,10 @@ from rich.table import Table
 
 from verify.budget import Budget
 from verify.options import OWN_SUITE, Options
+from verify.report.cause import probable_cause
 from verify.report.schema import CheckResult, Results
 from verify.report.verdict import Conclusion
-from verify.report.words import EXIT_MEANINGS, MARKS, chapter_title, headline, number, verdict_word
+from verify.report.words import EXIT_MEANINGS, chapter_title, headline, number, verdict_word
 from verify.results import Verdict
 
 STYLES = {
@@ -52,7 +53,7 @@ def header(
     else:
         spent += "unspent: no statistical check is selected"
     lines = [
-        f"verify: {num_checks} checks of {name} ({adapter})",
+        f"verify: {num_checks} check{'s' if num_checks != 1 else ''} of {name} ({adapter})",
         f"  claims        {claims}",
         f"  models        {models}; device {options.device}, dtype {options.dtype}",
         f"  profile       {options.profile}, seed {options.seed}",
@@ -76,8 +77,7 @@ def failure(result: CheckResult) -> str:
         ("diagnosis", details.diagnosis),
         ("minimal case", json.dumps(details.data["minimal_case"]) if "minimal_case" in details.data else ""),
         ("evidence", f"{result.evidence}, {details.observations} {details.unit}"),
-        ("false alarm", f"{details.false_alarm:g} of this check's share {details.alpha:g}"),
-        ("seed", f"{details.seed} (derived from the run's seed and the check's id)"),
+        ("false alarm", f"{details.false_alarm:g} of this check's share {details.alpha:g}" if details.alpha else ""),
         ("reproduce", details.command),
     ]
     lines = [f"{name:<13} {text}" for name, text in rows if text]
@@ -111,6 +111,8 @@ def summary(
         soft_wrap=True,
     )
     console.print(escape(headline(results)), soft_wrap=True)
+    if cause := probable_cause(results):
+        console.print(f"cause      {escape(str(cause))}", soft_wrap=True)
     console.print(f"report     {escape(str(folder / 'report.html'))}", soft_wrap=True)
     meaning = EXIT_MEANINGS.get(exit_code, "see above")
     if exit_code == 0 and results.verdict != "pass":
@@ -126,11 +128,14 @@ def summary(
 
 
 def _table(results: Results) -> Table:
+    """A row per property; what does not apply is counted below, and listed in the report."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("property", "verdicts", "evidence", "smallest visible error"):
+    table.add_column("property", no_wrap=True)
+    for name in ("verdicts", "evidence", "smallest visible error"):
         table.add_column(name, overflow="fold")
     table.add_column("seconds", justify="right")
-    for number_, of_chapter in groupby(results.checks, key=lambda each: each.chapter):
+    judged = [each for each in results.checks if each.verdict is not Verdict.NOT_APPLICABLE]
+    for number_, of_chapter in groupby(judged, key=lambda each: each.chapter):
         table.add_row(f"[bold]{number_}. {escape(chapter_title(number_))}[/]")
         by_property: dict[str, list[CheckResult]] = {}
         for result in of_chapter:
@@ -138,7 +143,7 @@ def _table(results: Results) -> Table:
         for name, checks in by_property.items():
             counts = Counter(each.verdict for each in checks)
             verdicts = ", ".join(
-                f"[{STYLES[verdict]}]{counts[verdict]} {verdict_word(verdict)} {escape(MARKS[verdict])}[/]"
+                f"[{STYLES[verdict]}]{counts[verdict]} {verdict_word(verdict)}[/]"
                 for verdict in Verdict
                 if counts[verdict]
             )
@@ -159,15 +164,15 @@ def _visible(checks: list[CheckResult]) -> str:
 
 
 def _body(results: Results, problems: list[str]) -> Iterator[str]:
-    failed = [each for each in results.checks if each.verdict in (Verdict.FAIL, Verdict.ERROR)]
-    if failed:
-        yield ""
-        for each in failed:
-            word = f"[{STYLES[each.verdict]}]{each.verdict.upper()}[/]"
-            yield f"{word} {escape(each.id)}: {escape(each.reason)}"
-    for each in results.checks:
-        if each.verdict is Verdict.INCONCLUSIVE:
-            yield f"[yellow]INCONCLUSIVE[/] {escape(each.id)}: {escape(each.reason)}"
+    yield ""
+    for verdict in (Verdict.FAIL, Verdict.ERROR, Verdict.INCONCLUSIVE):
+        by_property: dict[tuple[int, str], list[CheckResult]] = {}
+        for each in results.checks:
+            if each.verdict is verdict:
+                by_property.setdefault((each.chapter, each.property), []).append(each)
+        for first, *more in by_property.values():
+            others = f" and {len(more)} more of {first.property}" if more else ""
+            yield f"[{STYLES[verdict]}]{verdict.upper()}[/] {escape(first.id)}{escape(others)}: {escape(first.reason)}"
     for waiver in results.waived:
         yield f"[magenta]WAIVED[/] {escape(waiver.id)}: {escape(waiver.reason)}"
     claimed = [name for name, value in results.decoder.capabilities.items() if value]

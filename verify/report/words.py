@@ -76,7 +76,7 @@ def headline(results: Results) -> str:
     apart = f"Apart from {waived} waived {'failure' if waived == 1 else 'failures'}, no" if waived else "No"
     meanings: dict[RunVerdict, str] = {
         "pass": (
-            f"{apart} check found a difference from the target model. Each check below states the smallest error that "
+            f"{apart} check found a difference from the target model. Each check states the smallest error that "
             f"it would have seen; a lossless decoder fails such a run with probability at most {chance}."
         ),
         "fail": (

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from verify.entrance import ENGINE
+from verify.parallel import is_controller
 from verify.plugin import RUN
 from verify.suite.support import TRAINED_PAIR, load_trained_pair
 
@@ -17,9 +18,11 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     engine = run.options.door == "engine"
     if run.options.target is not None or engine:
         try:
-            run.shared[TRAINED_PAIR] = load_trained_pair(run.options)
+            pair = load_trained_pair(run.options)
         except Exception as error:
             raise pytest.UsageError(f"--target/--draft: {error}") from error
+        if not is_controller(session.config):  # which judges nothing and needs no memory for it
+            run.shared[TRAINED_PAIR] = pair
     if engine and run.selected:
         from verify.suite.engines import open_engine
 

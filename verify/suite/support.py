@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from verify.coverage import Coverage
 from verify.greedy.noise import NoiseFloor, measure_noise_floor
-from verify.judge import Judge
+from verify.judge import ContractViolation, Judge
 from verify.models.pairs import TableSpec, checkpoint_pair, table_pair
 from verify.options import Options
 from verify.protocol import ModelPair, Request, SamplingParams
@@ -48,7 +48,7 @@ def table_models(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.fl
     key = f"pair {spec} {dtype}"
     if key not in judge.shared:
         judge.shared[key] = table_pair(
-            spec, device=torch.device(judge.options.device), dtype=dtype, folder=models_folder(judge)
+            spec, device=torch.device(judge.options.device), dtype=dtype, folder=judge.options.models_folder
         )
     pair: ModelPair = judge.shared[key]
     return pair
@@ -56,7 +56,7 @@ def table_models(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.fl
 
 def table_subject(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.float64) -> Subject:
     """The decoder under test on a synthetic pair."""
-    return Subject(judge, table_models(judge, spec, dtype=dtype))
+    return _claiming(Subject(judge, table_models(judge, spec, dtype=dtype)))
 
 
 def load_trained_pair(options: Options) -> ModelPair:
@@ -67,7 +67,7 @@ def load_trained_pair(options: Options) -> ModelPair:
         None if undrafted else options.draft or options.target or FIXTURES / "draft",
         device=torch.device(options.device),
         dtype=DTYPES[options.dtype],
-        folder=options.report_dir / "models",
+        folder=options.models_folder,
         name="given-pair" if options.target else "fixture-pair",
     )
 
@@ -81,14 +81,17 @@ def trained_pair(judge: Judge) -> ModelPair:
     return pair
 
 
-def models_folder(judge: Judge) -> Path:
-    """Where checkpoint directories of synthetic pairs are written when an adapter asks for them."""
-    return judge.options.report_dir / "models"
-
-
 def trained_subject(judge: Judge) -> Subject:
     """The decoder on the trained pair."""
-    return Subject(judge, trained_pair(judge))
+    return _claiming(Subject(judge, trained_pair(judge)))
+
+
+def _claiming(subject: Subject) -> Subject:
+    """Raise `ContractViolation` for a decoder that claims nothing; a log claims what is in it, which its audit counts."""
+    claims = subject.capabilities
+    if not (claims.greedy or claims.sampled) and subject.judge.options.door != "generations":
+        raise ContractViolation("the decoder claims neither greedy nor sampled; claim one, or nothing can be judged")
+    return subject
 
 
 def trained_prompts(judge: Judge, count: int) -> list[tuple[int, ...]]:

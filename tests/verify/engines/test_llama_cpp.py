@@ -1,5 +1,6 @@
 """The parts of the llama.cpp engine that need no llama.cpp: names and weights, requests, counts, answers."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from verify.engines.llama_cpp.bindings import Bias, Drafts
 from verify.engines.llama_cpp.conversion import gguf_name, interleaved, tensors, vocabulary
 from verify.engines.llama_cpp.engine import open_engine
 from verify.engines.llama_cpp.mapping import biases, generate_arguments, server_body
-from verify.engines.llama_cpp.server import generation
+from verify.engines.llama_cpp.server import Server, generation
 from verify.engines.worker import plain
 from verify.models.law import next_token_laws
 from verify.protocol import Request, SamplingParams
@@ -87,9 +88,9 @@ def test_the_vocabulary_keeps_ids_and_names_those_without_a_piece() -> None:
 
 
 def test_the_server_is_told_the_order_of_the_suite_and_to_leave_out_its_own_samplers() -> None:
-    body = server_body(asked(temperature=0.7, top_k=5, repetition_penalty=1.2), vocab_size=9, context=64)
+    body = server_body(asked(temperature=0.7, top_k=5, repetition_penalty=1.2), vocab_size=9)
     assert body["samplers"] == ["penalties", "temperature", "top_k", "top_p", "min_p"]
-    assert body["repeat_last_n"] == 64, "prompt and output, not the last 64"
+    assert body["repeat_last_n"] > 100_000, "prompt and output, not the last 64"
     assert (body["temperature"], body["top_k"], body["repeat_penalty"], body["seed"]) == (0.7, 5, 1.2, -1)
     assert (body["presence_penalty"], body["frequency_penalty"], body["dry_multiplier"], body["mirostat"]) == (
         0,
@@ -97,7 +98,7 @@ def test_the_server_is_told_the_order_of_the_suite_and_to_leave_out_its_own_samp
         0,
         0,
     )
-    seeded = server_body(asked() | {"seed": 2**40 + 3}, vocab_size=9, context=64)
+    seeded = server_body(asked() | {"seed": 2**40 + 3}, vocab_size=9)
     assert seeded["seed"] == 3
 
 
@@ -192,9 +193,71 @@ def test_an_answer_of_the_server_is_read() -> None:
     assert generation(said | {"stop_type": "limit"}, speculative=False)["finish_reason"] == "length"
 
 
+SERVER = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+if "--nonsense" in sys.argv:
+    sys.exit("error: invalid argument: --nonsense\\n\\nto show complete usage, run with -h")
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+print(" ".join(sys.argv[1:]), flush=True)
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+
+
+def a_server(tmp_path: Path, *, spec_type: str, flags: Sequence[str] = ()) -> Server:
+    program = tmp_path / "llama-server"
+    program.write_text(f"#!{sys.executable}\n{SERVER}")
+    program.chmod(0o700)
+    return Server(
+        program=program,
+        target=tmp_path / "target.gguf",
+        draft=tmp_path / "draft.gguf",
+        version="0",
+        spec_type=spec_type,
+        ngram=2,
+        context=64,
+        threads=1,
+        vocab_size=9,
+        flags=flags,
+        folder=tmp_path,
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec_type", "words"),
+    [
+        ("draft-simple", "--spec-draft-n-max 3"),
+        ("ngram-simple", "--spec-ngram-simple-size-n 2 --spec-ngram-simple-size-m 3"),
+        ("ngram-mod", "--spec-ngram-mod-n-match 2 --spec-ngram-mod-n-min 1 --spec-ngram-mod-n-max 3"),
+    ],
+)
+def test_each_speculation_has_its_flags(spec_type: str, words: str, tmp_path: Path) -> None:
+    server = a_server(tmp_path, spec_type=spec_type)
+    server.close()
+    started = (tmp_path / "server-3.log").read_text()
+    assert f"--spec-type {spec_type} " in started
+    assert words in started
+    assert ("--spec-draft-model" in started) == server.capabilities["draft_model"] == (spec_type == "draft-simple")
+
+
+def test_flags_that_the_server_refuses_are_an_error_before_any_request(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"flags='--nonsense': .* \(error: invalid argument: --nonsense\); give flags that"
+    ):
+        a_server(tmp_path, spec_type="ngram-simple", flags=["--nonsense"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"metod": "server"}, "no option of llama_cpp"), ({"method": "eagle"}, "must be one of draft_model")],
+    [
+        ({"metod": "server"}, "no option of llama_cpp"),
+        ({"method": "eagle"}, "must be one of draft_model"),
+        ({"method": "server", "spec_type": "ngram"}, "must be one of draft-simple, ngram-simple"),
+        ({"threads": "-1"}, "threads='-1' must be a whole number"),
+    ],
 )
 def test_unknown_options_are_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,6 +1,7 @@
 """The ONNX Runtime worker without ONNX Runtime: what it asks for, what it refuses, the folder it makes for a pair."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,41 @@ def test_claims_are_claims_of_the_protocol() -> None:
     assert not Capabilities.of(worker.capabilities({"method": "ngram"})).draft_model
 
 
-def test_a_wrong_method_says_the_choices() -> None:
-    with pytest.raises(ValueError, match="draft_model and ngram"):
-        worker.method_of({"method": "mtp"})
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "mtp"}, "method='mtp' must be one of draft_model, ngram; leave it out for draft_model"),
+        ({"method": "ngram", "ngram": "two"}, "ngram='two' must be a whole number, 1 or more; leave it out for 2"),
+        ({"min_adaptive_k": "one"}, "min_adaptive_k='one' must be JSON"),
+    ],
+)
+def test_a_wrong_option_says_what_to_give(options: dict[str, str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        worker.open_engine(
+            target="target", draft="draft", options=options, device="cpu", dtype="float32", folder=str(tmp_path)
+        )
+
+
+class Library:
+    """ONNX Runtime GenAI's parameters, which know one option."""
+
+    class GeneratorParams:
+        def __init__(self, model: str) -> None: ...
+
+        def set_speculative_options(self, **options: Any) -> None:
+            if unknown := sorted(set(options) - {"min_adaptive_k"}):
+                raise RuntimeError(f'Unknown value "{unknown[0]}"')
+
+    Model = str
+
+
+def test_options_of_the_engine_are_refused_when_it_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "genai_config.json").write_text(json.dumps({"model": {"vocab_size": 9}}))
+    monkeypatch.setattr(worker, "import_module", lambda name: Library)
+    monkeypatch.setattr(worker, "version", lambda name: "0")
+    assert worker.Engine(tmp_path, tmp_path, options={"min_adaptive_k": "1"}).name.startswith("ONNX Runtime GenAI 0")
+    with pytest.raises(ValueError, match=r"--engine adaptive='1': refused .*Unknown value .adaptive..*give ones of"):
+        worker.Engine(tmp_path, tmp_path, options={"adaptive": "1"})
 
 
 def test_a_pair_is_one_folder_with_one_configuration(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The OpenVINO worker without OpenVINO: what it asks for, what it refuses, what it reads."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,7 +64,8 @@ def test_all_arithmetic_is_in_one_precision_unless_asked_otherwise() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: worker.method_of({"method": "eagle"}), "the choices are draft_model and prompt_lookup"),
+        (lambda: worker.capabilities({"method": "eagle"}), "method='eagle' must be one of draft_model, prompt_lookup"),
+        (lambda: worker.device_properties({"threads": "0"}, device="cpu", dtype="float32"), "whole number, 1 or more"),
         (lambda: worker.device_properties({}, device="cuda", dtype="float32"), "--device cpu"),
         (lambda: worker.device_properties({}, device="cpu", dtype="float64"), "--dtype float32"),
     ],
@@ -88,3 +90,20 @@ def test_rounds_follow_from_the_counts() -> None:
     )
     record = worker.record_of(metrics)
     assert (record["num_spec_steps"], record["num_draft_tokens"], record["num_accepted_draft_tokens"]) == (11, 35, 13)
+
+
+def opened(target: str, device: str, *, scheduler_config: Any, prompt_lookup: bool, **properties: Any) -> str:
+    """A pipeline of a plugin that knows no property of ours."""
+    if "NONSENSE" in properties:
+        raise RuntimeError("Exception from src/core.cpp:117:\nNotFound: Unsupported property NONSENSE by CPU plugin.\n")
+    return "pipeline"
+
+
+def test_properties_are_refused_when_it_is_opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    library = SimpleNamespace(SchedulerConfig=SimpleNamespace, LLMPipeline=opened)
+    monkeypatch.setattr(worker, "import_module", lambda name: library)
+    monkeypatch.setattr(worker, "version", lambda name: "0")
+    options = {"method": "prompt_lookup"}
+    assert worker.Engine(tmp_path, None, options=options, properties={}).name == "OpenVINO GenAI 0, prompt_lookup"
+    with pytest.raises(ValueError, match=r"^--engine NONSENSE='1': .* \(NotFound: Unsupported .*\.\); give properties"):
+        worker.Engine(tmp_path, None, options=options | {"NONSENSE": "1"}, properties={"NONSENSE": "1"})

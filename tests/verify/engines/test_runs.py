@@ -1,6 +1,7 @@
 """Whole runs against an engine in a process of its own: exit codes, what is kept, and bad command lines."""
 
 import gzip
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,20 @@ def test_an_engine_that_dies_is_no_pass_and_its_answers_are_kept(tmp_path: Path,
         assert len(lines.readlines()) == 30
 
 
+def test_an_engine_that_refuses_each_request_passes_no_check(tmp_path: Path, tiny_dirs: tuple[Path, Path]) -> None:
+    exit_code, results, printed = run(tmp_path, CHAPTER, *tiny(tiny_dirs, "--engine", "bug=always fails"))
+    verdicts = Counter(each["verdict"] for each in results["checks"])
+    assert verdicts == {"not_applicable": len(results["checks"]) - 2, "inconclusive": 1, "error": 1}, printed
+    answered = results["checks"][-1]
+    assert (answered["id"], answered["verdict"]) == (f"{CHAPTER}::test_answered", "error")
+    assert "requests have no answer: status: the device is gone" in answered["reason"]
+    assert exit_code == 11
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--decoder", WORKER, "--engine", "bug=not opened"], "the engine cannot be opened: ValueError: method 'x'"),
+        (["--decoder", WORKER, "--engine", "bug=not opened"], "the engine cannot be opened: method 'x'"),
         (["--decoder", "worker:nowhere.py"], "--decoder 'worker:nowhere.py': there is no such file"),
         (["--decoder", "worker:nowhere.sh"], "is no Python file; give worker:FILE.py"),
         (["--decoder", "vllm"], "verify/engines/vllm/environment.sh VENV` and give --engine-python"),

@@ -74,11 +74,11 @@ class TestOptions:
         assert (config["prompt_lookup_min"], config["prompt_lookup_max"]) == (2, 2)
 
     def test_what_cannot_be_says_so(self) -> None:
-        with pytest.raises(ValueError, match="drafts=warm; the choices are greedy and probabilistic"):
+        with pytest.raises(ValueError, match="drafts='warm' must be one of greedy, probabilistic"):
             worker.speculative_config("draft", {"drafts": "warm"})
         with pytest.raises(ValueError, match="method=draft_model without a draft; give --draft DIR"):
             worker.speculative_config(None, {})
-        with pytest.raises(ValueError, match="logprobs=all; the choices are raw and processed"):
+        with pytest.raises(ValueError, match="logprobs='all' must be one of raw, processed"):
             worker.capabilities({"logprobs": "all"})
         with pytest.raises(ValueError, match=r"device 'cuda'.*give --device cpu"):
             worker.open_engine(target="t", draft="d", options={}, device="cuda", dtype="float32", folder="f")
@@ -129,6 +129,20 @@ def test_the_first_token_may_belong_to_no_round(num_tokens: int, verdict: str) -
         num_spec_tokens=3, num_draft_tokens=9, per_step_drafted=[3, 3, 3], per_step_accepted=[1, 3, 0]
     )
     record = AcceptanceRecord(**worker.record_of(metrics, 8))
+    generation = Generation(token_ids=[1] * num_tokens, finish_reason="length", record=record)
+    request = Request(prompt_token_ids=(3, 4), max_new_tokens=num_tokens)
+    assert judge_record([Observed(request, generation, None)]).verdict.value == verdict
+
+
+@pytest.mark.parametrize(("num_tokens", "verdict"), [(29, "fail"), (30, "pass"), (32, "pass"), (33, "fail")])
+def test_steps_without_drafts_are_rounds_that_emit_one_token(num_tokens: int, verdict: str) -> None:
+    """As with ngram, where vLLM counts the seven steps that found something to draft."""
+    accepted = [3, 3, 0, 3, 3, 2, 3]
+    metrics = SimpleNamespace(
+        num_spec_tokens=3, num_draft_tokens=21, per_step_drafted=[3] * 7, per_step_accepted=accepted
+    )
+    record = AcceptanceRecord(**worker.record_of(metrics, 32))
+    assert (record.num_spec_steps, record.acceptance_histogram) == (14, [8, 0, 1, 5])
     generation = Generation(token_ids=[1] * num_tokens, finish_reason="length", record=record)
     request = Request(prompt_token_ids=(3, 4), max_new_tokens=num_tokens)
     assert judge_record([Observed(request, generation, None)]).verdict.value == verdict
@@ -188,13 +202,12 @@ class TestAnswers:
         assert answers[1] == {"failure": "RuntimeError: the prompt is too short"}
         assert answers[0] == answers[2] == {"token_ids": [1], "finish_reason": "length"}
 
-    def test_the_plain_engine_is_made_when_it_is_asked(self) -> None:
+    def test_each_engine_is_started_once_and_the_plain_one_first(self) -> None:
         started: list[bool] = []
         engine = an_engine(FakeVllm(), started)
-        assert started == [True]
-        for _ in range(2):
-            list(engine.answer([a_request()], speculative=False, concurrency=1))
-        assert started == [True, False]
+        for speculative in (True, False, True):
+            list(engine.answer([a_request()], speculative=speculative, concurrency=1))
+        assert started == [False, True]
 
     def test_a_step_that_breaks_loses_what_it_held(self) -> None:
         fake = FakeVllm(breaks_at=1)

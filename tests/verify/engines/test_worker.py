@@ -103,8 +103,10 @@ def test_no_control(start: Open) -> None:
 
 
 def test_engines_that_cannot_be_opened(start: Open, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="method 'x' is not valid; use ngram"):
+    with pytest.raises(EngineError, match=r"opened: method 'x' is not valid; use ngram$"):
         start("refuse")
+    with pytest.raises(EngineError, match=r"opened: TypeError: 1 validation error method unknown$"):
+        start("refuse at length")
     with pytest.raises(EngineError, match="unknown capability 'greedi'; did you mean 'greedy'"):
         start("claims nonsense")
     with pytest.raises(EngineError, match=r"--engine-python '.*nowhere' cannot be started .*environment.sh"):

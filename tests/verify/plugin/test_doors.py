@@ -40,7 +40,7 @@ def prepare(fake: Any) -> None:
         (["--verifier", "my_kernel:verify", "--decoder", "my_adapter:make_decoder"], ["a run judges one thing"]),
         (["--verifier", "my_kernel:verify", "--generations", "log.jsonl"], ["a run judges one thing"]),
         (["--generations", "log.jsonl", "--decoder", "dspark"], ["--decoder dspark and --generations log.jsonl"]),
-        (["--verifier", "my_kernel"], ["must be module:function, such as my_kernel:verify"]),
+        (["--verifier", "my_kernel"], ["names a file; name the function in it: my_kernel:verify"]),
         (["--verifier", "nowhere:verify"], ["--verifier 'nowhere:verify': cannot import 'nowhere'"]),
         (["--verifier", "my_kernel:verfy"], ["did you mean 'verify'?"]),
         (["--verifier", "my_kernel:number"], ["is int; it must be a function verify(draft_token_ids, draft_probs"]),

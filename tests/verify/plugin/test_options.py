@@ -35,6 +35,10 @@ def test_a(judge):
         (["--decoder", "broken:make"], ["RuntimeError: no engine", "broken.py:1"]),
         (["--decoder", "my_adapter:make_decodr"], ["did you mean 'make_decoder'?"]),
         (["--decoder", "my_adapter:not_callable"], ["is int; it must be a function make_decoder(models)"]),
+        (["--decoder", "my_adapter"], ["names a file; name the function in it: my_adapter:make_decoder"]),
+        (["--decoder", "my_adapter.py:make_decodr"], ["name the function in it: my_adapter:make_decodr"]),
+        (["--decoder", "misspelt:make"], ["cannot import 'misspelt': SyntaxError", "misspelt.py"]),
+        (["--verifier", "my_adapter.py"], ["name the function in it: my_adapter:verify"]),
         (["--decoder", ":make"], ["must be a known name or module:attribute"]),
         (["--device", "gpu"], ["--device 'gpu' is not valid", "Valid: cpu, cuda"]),
         (["--dtype", "float23"], ["did you mean 'float32'?", "Valid: float64, float32, bfloat16"]),
@@ -51,8 +55,8 @@ def test_a(judge):
 )
 def test_a_wrong_value_is_a_usage_error(fake: Any, arguments: list[str], words: list[str]) -> None:
     fake.checks(CHECK)
-    fake.write({"broken.py": "raise RuntimeError('no engine')\n"})
-    outcome = fake.run(*arguments, decoder="--decoder" not in arguments)
+    fake.write({"broken.py": "raise RuntimeError('no engine')\n", "misspelt.py": "def make(:\n"})
+    outcome = fake.run(*arguments, decoder=not {"--decoder", "--verifier"} & set(arguments))
     assert (outcome.exit_code, outcome.folder) == (4, None)
     for each in words:
         assert each in outcome.text

@@ -48,6 +48,18 @@ def test_one_file_or_one_case_is_partial(fake: Any, check_source: Source) -> Non
     assert (outcome.exit_code, outcome.not_verified("not_selected")) == (11, ["suite/test_two.py::test_b"])
 
 
+def test_the_cases_that_failed_before_are_partial(fake: Any) -> None:
+    ini = (fake.pytester.path / "pytest.ini").read_text(encoding="utf-8").replace("-p no:cacheprovider", "")
+    fake.write({"pytest.ini": ini})
+    fake.checks(CASES.replace('"pass"', '"fail" if case == "c" else "pass"'), name="suite/test_one.py")
+    assert fake.run("--last-failed").exit_code == 1  # nothing failed before: all run
+    assert not fake.run().not_verified("not_selected")
+    fake.checks(CASES, name="suite/test_one.py")
+    outcome = fake.run("--last-failed")
+    assert list(outcome.verdicts.values()) == ["pass"]
+    assert (outcome.exit_code, outcome.not_verified("not_selected")) == (11, ["--last-failed"])
+
+
 @pytest.mark.parametrize(
     "conftest",
     [
@@ -163,16 +175,6 @@ def test_the_run_can_be_repeated_from_its_record(fake: Any, check_source: Source
     assert program == "pytest"
     assert second.results["seed"] == first.results["seed"]
     assert first.results["seed"] != fake.run().results["seed"]
-
-
-def test_parallel_runs_are_refused(fake: Any, check_source: Source) -> None:
-    fake.write(
-        {"suite/conftest.py": "def pytest_addoption(parser):\n    parser.addoption('-N', dest='numprocesses')\n"}
-    )
-    fake.checks(check_source("test_a", "pass"))
-    outcome = fake.run("-N", "2")
-    assert outcome.exit_code == 4
-    assert "one false-alarm budget" in outcome.text
 
 
 @pytest.mark.skipif(not OWN_SUITE.is_dir(), reason="the suite is not there yet")

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from verify.instrument import CORRECT, InstrumentDecoder
 from verify.protocol import Capabilities, Generation, ModelPair, Request
 
@@ -65,6 +67,21 @@ def claims_record(models: ModelPair) -> Broken:
 
 def claims_streaming(models: ModelPair) -> Broken:
     return Broken(models, capabilities=replace(CLAIMS, streaming=True))
+
+
+def rounds_the_target(models: ModelPair) -> Broken:
+    with torch.no_grad():
+        for weights in (*models.target.parameters(), *models.target.buffers()):
+            weights.copy_(weights.to(torch.bfloat16))
+    return Broken(models)
+
+
+def claims_nothing(models: ModelPair) -> Broken:
+    return Broken(models, capabilities=Capabilities())
+
+
+def no_claims(models: ModelPair) -> Any:
+    return object()
 
 
 def unknown_claim(models: ModelPair) -> Any:

@@ -29,7 +29,10 @@ def judge(tmp_path: Path, decoder: str, *checks: str, more: tuple[str, ...] = ()
 @pytest.mark.parametrize(
     ("decoder", "message"),
     [
-        ("Raises", "generate raised RuntimeError on a request that needs only claimed features: out of coffee"),
+        (
+            "Raises",
+            "generate raised RuntimeError on a request that needs only claimed features: out of coffee (decoders.py:",
+        ),
         ("TooFew", "the output ended too early"),
         ("TooMany", "2 tokens emitted where max_new_tokens is 1"),
         ("Foreign", "token id 64 is not in the target's vocabulary of 64"),
@@ -37,6 +40,9 @@ def judge(tmp_path: Path, decoder: str, *checks: str, more: tuple[str, ...] = ()
         ("NotASequence", "it must return a sequence with one Generation per request"),
         ("unknown_claim", "unknown capability 'topk'; did you mean 'top_k'?"),
         ("cannot_be_built", "make_decoder raised OSError"),
+        ("rounds_the_target", "make_decoder changed the weights of the target that it was given"),
+        ("claims_nothing", "claims neither greedy nor sampled; claim one"),
+        ("no_claims", "make_decoder returned object, whose `capabilities` are invalid"),
     ],
 )
 def test_broken_contract_fails(tmp_path: Path, decoder: str, message: str) -> None:

@@ -1,8 +1,12 @@
-"""A request in the words of llama.cpp, with everything switched off that its samplers do by default and ours do not."""
+"""A request in the words of llama.cpp, with everything switched off that its samplers do by default and ours do not.
+
+Standard library only: the worker reads it, and so does `verify.engines.server`.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
+PENALTY_WINDOW = 2**20  # so many last tokens are penalised: all of prompt and output
 SEEDS = 2**31  # the server reads a signed 32-bit number, and -1 as "any"
 OFF: Mapping[str, Any] = {
     "typical_p": 1.0,
@@ -12,6 +16,7 @@ OFF: Mapping[str, Any] = {
     "dry_multiplier": 0.0,
     "mirostat": 0,
     "adaptive_target": -1.0,
+    "ignore_eos": False,
     "min_keep": 0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
@@ -25,7 +30,7 @@ SAMPLERS = (
 )  # the suite's order; by default the temperature is last
 
 
-def server_body(request: Mapping[str, Any], *, vocab_size: int, context: int) -> dict[str, Any]:
+def server_body(request: Mapping[str, Any], *, vocab_size: int) -> dict[str, Any]:
     """The body of POST /completion.
 
     The server's penalties are over prompt and output: the suite's repetition penalty, but not its presence and frequency
@@ -43,7 +48,7 @@ def server_body(request: Mapping[str, Any], *, vocab_size: int, context: int) ->
         "top_p": sampling["top_p"],
         "min_p": sampling["min_p"],
         "repeat_penalty": sampling["repetition_penalty"],
-        "repeat_last_n": context,
+        "repeat_last_n": PENALTY_WINDOW,
         "logit_bias": [[token, value] for token, value in biases(sampling, vocab_size=vocab_size).items()],
         "n_probs": int(request["logprobs"]),
         "return_tokens": True,

@@ -16,7 +16,17 @@ from verify.engines.llama_cpp.mapping import server_body
 
 SLOTS = 16
 START_SECONDS = 120.0
+NUM_DRAFTS = 3  # of the process that is started at once: what most requests ask for, and flags are refused before any
+# The server's own lookups, whose defaults suit long texts: how long an n-gram they look for, and how many tokens they draft.
+LOOKUPS: Mapping[str, Sequence[str]] = {
+    "ngram-simple": ("--spec-ngram-simple-size-n {ngram}", "--spec-ngram-simple-size-m {drafts}"),
+    "ngram-map-k": ("--spec-ngram-map-k-size-n {ngram}", "--spec-ngram-map-k-size-m {drafts}"),
+    "ngram-map-k4v": ("--spec-ngram-map-k4v-size-n {ngram}", "--spec-ngram-map-k4v-size-m {drafts}"),
+    "ngram-mod": ("--spec-ngram-mod-n-match {ngram}", "--spec-ngram-mod-n-min 1", "--spec-ngram-mod-n-max {drafts}"),
+    "ngram-cache": (),
+}
 ANSWER_SECONDS = 240.0
+LAST_LINES = 3
 CAPABILITIES = {
     "greedy": True,
     "sampled": True,
@@ -37,7 +47,7 @@ CAPABILITIES = {
 
 
 class Server:
-    """Speculation of any `--spec-type`; drafts a round are a setting of the process, so that each number has its own.
+    """Speculation with a draft model or one of `LOOKUPS`. Drafts a round are a setting of the process: each number has its own.
 
     Only the end of text stops it: the server knows stop strings, not stop tokens.
     """
@@ -53,6 +63,7 @@ class Server:
         draft: Path | None,
         version: str,
         spec_type: str,
+        ngram: int,
         context: int,
         threads: int,
         vocab_size: int,
@@ -71,19 +82,25 @@ class Server:
         self._command += ["--threads", str(threads), "--threads-batch", str(threads), "--no-warmup"]
         self._command += ["--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off"]
         self._speculation = ["--spec-type", spec_type]
-        drafts = spec_type.startswith("draft-")
+        drafts = spec_type not in LOOKUPS
         if drafts:
             if draft is None:
-                raise ValueError(f"spec_type={spec_type} without a draft; give --draft, or spec_type=ngram-simple")
+                raise ValueError(
+                    f"spec_type={spec_type} without a draft; give --draft, or --engine spec_type=ngram-simple"
+                )
             self._speculation += ["--spec-draft-model", str(draft), "--spec-draft-threads", str(threads)]
             self._speculation += ["--spec-draft-type-k", "f32", "--spec-draft-type-v", "f32"]
+            self._speculation += ["--spec-draft-n-max", "{drafts}"]
+        for words in LOOKUPS.get(spec_type, ()):
+            self._speculation += words.replace("{ngram}", str(ngram)).split()
         self._flags = list(flags)
-        self._vocab_size, self._context = vocab_size, context
+        self._vocab_size = vocab_size
         self._folder = folder
         self._processes: dict[int, tuple[subprocess.Popen[bytes], str]] = {}
         atexit.register(self.close)  # a worker whose pipe breaks must not leave servers behind
         self.name = f"llama-server ({version}), {spec_type}"
         self.capabilities: dict[str, Any] = CAPABILITIES | {"draft_model": drafts}
+        self._url(NUM_DRAFTS)
 
     def answer(
         self, requests: Sequence[Mapping[str, Any]], *, speculative: bool, concurrency: int
@@ -107,7 +124,7 @@ class Server:
         self._processes = {}
 
     def _ask(self, url: str, request: Mapping[str, Any], *, speculative: bool) -> dict[str, Any]:
-        body = server_body(request, vocab_size=self._vocab_size, context=self._context)
+        body = server_body(request, vocab_size=self._vocab_size)
         call = Request(f"{url}/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
             with urlopen(call, timeout=ANSWER_SECONDS) as answered:
@@ -129,7 +146,7 @@ class Server:
             port = free.getsockname()[1]
         command = [*self._command, "--host", "127.0.0.1", "--port", str(port)]
         if num_draft_tokens:
-            command += [*self._speculation, "--spec-draft-n-max", str(num_draft_tokens), *self._flags]
+            command += [word.replace("{drafts}", str(num_draft_tokens)) for word in self._speculation] + self._flags
         with (self._folder / f"server-{num_draft_tokens}.log").open("wb") as log:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         url = f"http://127.0.0.1:{port}"
@@ -141,7 +158,15 @@ class Server:
             except (URLError, ConnectionError, TimeoutError):
                 time.sleep(0.1)
         process.kill()
-        raise RuntimeError(f"llama-server did not start with {num_draft_tokens} drafts; see {log.name}")
+        lines = [line.strip() for line in Path(log.name).read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines
+        said = " | ".join(errors[-LAST_LINES:]) or "it wrote no message"
+        if self._flags:
+            raise ValueError(
+                f"--engine flags={' '.join(self._flags)!r}: llama-server does not start with them ({said}); "
+                f"give flags that `{self._command[0]} --help` lists"
+            )
+        raise RuntimeError(f"llama-server did not start: {said}")
 
 
 def generation(said: Mapping[str, Any], *, speculative: bool) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from verify.engines.options import choice, count, from_json
+
 METHODS = ("draft_model", "ngram")
 OWN_OPTIONS = ("method", "ngram", "threads")
 NGRAM_SIZE = 2
@@ -28,7 +30,9 @@ def open_engine(
         raise ValueError(
             f"device {device!r} with dtype {dtype!r}; this environment holds the CPU build and converts to float32"
         )
-    drafts = method_of(options) == "draft_model"
+    drafts = choice(options, "method", METHODS) == "draft_model"
+    own_options(options)
+    threads = count(options, "threads", 1)
     if drafts and draft is None:
         raise ValueError("--engine method=draft_model without a draft; give --draft DIR, or --engine method=ngram")
     conversion = import_module("verify.engines.onnxruntime.conversion")
@@ -37,7 +41,7 @@ def open_engine(
     if drafts:
         speculative = paired(plain, conversion.converted(Path(str(draft)), Path(folder) / "draft"))
     for each in {plain, speculative}:
-        conversion.set_threads(each, int(options.get("threads", "1")))
+        conversion.set_threads(each, threads)
     return Engine(plain, speculative, options=options)
 
 
@@ -52,10 +56,17 @@ class Engine:
         self._seeds = random.SystemRandom()
         self._folders = {True: speculative, False: plain}
         self._models = {True: self._genai.Model(str(speculative))}
-        self.name = f"ONNX Runtime GenAI {version('onnxruntime-genai')}, {method_of(options)}"
+        try:
+            self._genai.GeneratorParams(self._models[True]).set_speculative_options(**own_options(options))
+        except RuntimeError as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            raise ValueError(
+                f"--engine {given}: refused as speculative options ({str(error).strip()}); give ones of this build"
+            ) from error
+        self.name = f"ONNX Runtime GenAI {version('onnxruntime-genai')}, {choice(options, 'method', METHODS)}"
         self.capabilities = capabilities(options)
         self.concurrency = [1]
-        self.same_seed_same_output = method_of(options) == "ngram"
+        self.same_seed_same_output = choice(options, "method", METHODS) == "ngram"
 
     def answer(
         self, requests: Sequence[Mapping[str, Any]], *, speculative: bool, concurrency: int
@@ -90,14 +101,6 @@ class Engine:
         return answer
 
 
-def method_of(options: Mapping[str, str]) -> str:
-    """How it drafts."""
-    method = options.get("method", METHODS[0])
-    if method not in METHODS:
-        raise ValueError(f"--engine method={method}; the choices are {' and '.join(METHODS)}")
-    return method
-
-
 def paired(target: Path, draft: Path) -> Path:
     """A folder beside `target` with both models: the engine reads one configuration, with paths below it."""
     folder = target.with_name("pair")
@@ -113,7 +116,7 @@ def paired(target: Path, draft: Path) -> Path:
 def capabilities(options: Mapping[str, str]) -> dict[str, Any]:
     """What is claimed. Stop tokens belong to the model, not to a request; a list of biased or allowed tokens has no setting."""
     claimed = ("greedy", "sampled", "top_k", "top_p", "repetition_penalty", "seeds", "mixed_sampling", "record")
-    with_draft = method_of(options) == "draft_model"
+    with_draft = choice(options, "method", METHODS) == "draft_model"
     return {**dict.fromkeys(claimed, True), "draft_model": with_draft, "arithmetic": "float32"}
 
 
@@ -151,9 +154,14 @@ def search_settings(request: Mapping[str, Any], *, vocab_size: int, seed: int) -
 def speculative_settings(request: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
     """The engine's speculative options."""
     settings: dict[str, Any] = {"max_draft_tokens": min(request["num_draft_tokens"], MAX_DRAFT_TOKENS)}
-    if method_of(options) == "ngram":
-        settings["ngram_size"] = int(options.get("ngram", str(NGRAM_SIZE)))
-    return settings | {name: json.loads(value) for name, value in options.items() if name not in OWN_OPTIONS}
+    return settings | own_options(options)
+
+
+def own_options(options: Mapping[str, str]) -> dict[str, Any]:
+    """Those of the speculative options that belong to the command line."""
+    own = {name: from_json(options, name) for name in options if name not in OWN_OPTIONS}
+    size = count(options, "ngram", NGRAM_SIZE)
+    return {"ngram_size": size} | own if choice(options, "method", METHODS) == "ngram" else own
 
 
 def record_of(stats: Mapping[str, Any]) -> dict[str, Any]:

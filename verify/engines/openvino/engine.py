@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from verify.engines.options import choice, count
+
 METHODS = ("draft_model", "prompt_lookup")
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 OWN_OPTIONS = ("method", "ngram", "threads")
@@ -24,7 +26,8 @@ def open_engine(
 ) -> "Engine":
     """Convert the checkpoints below `folder` and open OpenVINO; ValueError names an option that cannot be."""
     properties = device_properties(options, device=device, dtype=dtype)
-    drafts = method_of(options) == "draft_model"
+    drafts = choice(options, "method", METHODS) == "draft_model"
+    count(options, "ngram", MAX_NGRAM)
     if drafts and draft is None:
         raise ValueError(
             "--engine method=draft_model without a draft; give --draft DIR, or --engine method=prompt_lookup"
@@ -47,8 +50,17 @@ class Engine:
         self._target, self._draft = str(target), draft
         self._options, self._properties = options, properties
         self._seeds = random.SystemRandom()
-        self._pipelines = {True: self._start(speculative=True)}
-        self.name = f"OpenVINO GenAI {version('openvino-genai')}, {method_of(options)}"
+        try:
+            self._pipelines = {True: self._start(speculative=True)}
+        except RuntimeError as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name not in OWN_OPTIONS)
+            if not given:
+                raise
+            said = str(error).strip().splitlines()[-1]  # before it, where OpenVINO threw it
+            raise ValueError(
+                f"--engine {given}: OpenVINO does not open with it ({said}); give properties of its CPU plugin"
+            ) from error
+        self.name = f"OpenVINO GenAI {version('openvino-genai')}, {choice(options, 'method', METHODS)}"
         self.capabilities = capabilities(options)
         self.concurrency = [1]
         self.same_seed_same_output = False
@@ -96,14 +108,6 @@ class Engine:
         return self._genai.LLMPipeline(self._target, "CPU", scheduler_config=scheduler, **more, **self._properties)
 
 
-def method_of(options: Mapping[str, str]) -> str:
-    """How it drafts."""
-    method = options.get("method", METHODS[0])
-    if method not in METHODS:
-        raise ValueError(f"--engine method={method}; the choices are {' and '.join(METHODS)}")
-    return method
-
-
 def device_properties(options: Mapping[str, str], *, device: str, dtype: str) -> dict[str, Any]:
     """OpenVINO's properties: all arithmetic and the KV cache in `dtype`, where it would choose by itself."""
     if device != "cpu":
@@ -113,7 +117,7 @@ def device_properties(options: Mapping[str, str], *, device: str, dtype: str) ->
     properties: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
         "KV_CACHE_PRECISION": PRECISIONS[dtype],
-        "INFERENCE_NUM_THREADS": int(options.get("threads", "1")),
+        "INFERENCE_NUM_THREADS": count(options, "threads", 1),
     }
     return properties | {name: value for name, value in options.items() if name not in OWN_OPTIONS}
 
@@ -124,7 +128,7 @@ def capabilities(options: Mapping[str, str]) -> dict[str, Any]:
         "greedy", "sampled", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty",
         "min_new_tokens", "stop_tokens", "seeds", "mixed_sampling",
     )  # fmt: skip
-    with_draft = method_of(options) == "draft_model"
+    with_draft = choice(options, "method", METHODS) == "draft_model"
     return {**dict.fromkeys(claimed, True), "draft_model": with_draft, "record": with_draft, "arithmetic": "float32"}
 
 
@@ -155,8 +159,8 @@ def generation_settings(request: Mapping[str, Any], *, seed: int) -> dict[str, A
 def drafting_settings(request: Mapping[str, Any], options: Mapping[str, str]) -> dict[str, Any]:
     """The attributes that make it draft."""
     settings: dict[str, Any] = {"num_assistant_tokens": request["num_draft_tokens"]}
-    if method_of(options) == "prompt_lookup":
-        settings["max_ngram_size"] = int(options.get("ngram", str(MAX_NGRAM)))
+    if choice(options, "method", METHODS) == "prompt_lookup":
+        settings["max_ngram_size"] = count(options, "ngram", MAX_NGRAM)
     return settings
 
 

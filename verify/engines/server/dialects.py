@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from verify.engines.llama_cpp.mapping import server_body
 from verify.engines.server.client import Unanswered
+from verify.engines.worker import plain as plain_json
 from verify.protocol import AcceptanceRecord, Generation, Request
 
 TOKEN_ID = "token_id:"
-PENALTY_WINDOW = 1 << 20  # llama.cpp's penalties look at as many last tokens: all of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,29 +146,8 @@ class LlamaCpp:
         return _only_end_of_text(request, self.end_of_text)
 
     def body(self, request: Request, *, n: int, stream: bool, plain: bool) -> dict[str, Any]:
-        """Samplers in the order of `SamplingParams`; every default of the server that would act is switched off."""
-        sampling = request.sampling
-        bias: list[list[Any]] = [[token_id, value] for token_id, value in sampling.logit_bias.items()]
-        body: dict[str, Any] = {
-            "prompt": list(request.prompt_token_ids),
-            "n_predict": request.max_new_tokens,
-            "samplers": ["penalties", "temperature", "top_k", "top_p", "min_p"],
-            "temperature": sampling.temperature,
-            "top_k": sampling.top_k,
-            "top_p": sampling.top_p,
-            "min_p": sampling.min_p,
-            "repeat_penalty": sampling.repetition_penalty,
-            "repeat_last_n": PENALTY_WINDOW if sampling.repetition_penalty != 1 else 0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "dynatemp_range": 0.0,
-            "mirostat": 0,
-            "logit_bias": bias + [[token_id, False] for token_id in sampling.forbidden_token_ids],
-            "ignore_eos": False,
-            "seed": -1 if request.seed is None else request.seed,
-            "n_probs": int(request.logprobs),
-            "return_tokens": True,
-        }
+        """As llama.cpp's worker asks it, with what a client may add."""
+        body = server_body(plain_json(request), vocab_size=0)  # its size is for allowed tokens, which are refused
         body |= {"n_cmpl": n} if n > 1 else {}
         body |= {"stream": True} if stream else {}
         body |= {"speculative.n_max": 0} if plain else {}

@@ -1,4 +1,4 @@
-"""vLLM in process, as a worker: two engines over one target, the plain one made when it is first asked.
+"""vLLM in process, as a worker: two engines over one target.
 
 Standard library and vLLM only. Options: `method` (draft_model, ngram, or any that the build knows), `drafts` (greedy,
 probabilistic), `k`, `logprobs` (raw, processed), `speculative` (more of vLLM's speculative_config, as JSON); every other option
@@ -14,6 +14,8 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from verify.engines.options import choice, count, from_json
 
 KV_CACHE_GIB = 1  # of each of the two engines; vLLM would take half of the machine
 MOST_REQUESTS = 16
@@ -71,12 +73,12 @@ class Engine:
         options: Mapping[str, str],
         version: str,
     ) -> None:
-        self._start = start
         self._sampling_params = sampling_params
         self._final_only = final_only
         self._vocab_size = vocab_size
         self._num_asked = 0
-        self._engines = {True: start(True)}
+        # The plain one first: each start walks over all modules, and fails on llvmlite's, which ngram imports (0.32).
+        self._engines = {speculative: start(speculative) for speculative in (False, True)}
         self.name = engine_name(options, version)
         self.capabilities = capabilities(options)
         self.concurrency = [1, 4, MOST_REQUESTS]
@@ -88,7 +90,7 @@ class Engine:
         """Yield (index, answer) in the order in which the requests end."""
         waiting = list(enumerate(requests))[::-1]
         running: dict[str, int] = {}
-        engine = self._engine(speculative)
+        engine = self._engines[speculative]
         while waiting or running:
             while waiting and len(running) < concurrency:
                 index, request = waiting.pop()
@@ -114,11 +116,6 @@ class Engine:
                 if output.finished:
                     yield running.pop(output.request_id), answer_of(output.outputs[0])
 
-    def _engine(self, speculative: bool) -> Any:
-        if speculative not in self._engines:
-            self._engines[speculative] = self._start(speculative)
-        return self._engines[speculative]
-
     def _params(self, request: Mapping[str, Any]) -> Any:
         return self._sampling_params(**sampling_arguments(request, self._vocab_size), output_kind=self._final_only)
 
@@ -126,17 +123,15 @@ class Engine:
 def speculative_config(draft: str | None, options: Mapping[str, str]) -> dict[str, Any]:
     """vLLM's speculative_config."""
     method = options.get("method", "draft_model")
-    drafts = options.get("drafts", DRAFTS[0])
-    if drafts not in DRAFTS:
-        raise ValueError(f"--engine drafts={drafts}; the choices are {' and '.join(DRAFTS)}")
-    config: dict[str, Any] = {"method": method, "num_speculative_tokens": int(options.get("k", "3"))}
+    drafts = choice(options, "drafts", DRAFTS)
+    config: dict[str, Any] = {"method": method, "num_speculative_tokens": count(options, "k", 3)}
     if method == "ngram":
         config |= {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
     elif draft is None:
         raise ValueError(f"--engine method={method} without a draft; give --draft DIR")
     else:
         config |= {"model": draft, "draft_sample_method": drafts}
-    more: dict[str, Any] = json.loads(options.get("speculative", "{}"))
+    more: dict[str, Any] = from_json(options, "speculative", "{}")
     return config | more
 
 
@@ -147,11 +142,11 @@ def llm_arguments(options: Mapping[str, str]) -> dict[str, Any]:
         "max_num_seqs": MOST_REQUESTS,
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # the checkpoint's would add its end token to every request's stop tokens
-        "logprobs_mode": f"{_logprobs(options)}_logprobs",
+        "logprobs_mode": f"{choice(options, 'logprobs', LOGPROBS)}_logprobs",
     }
-    for name, value in options.items():
+    for name in options:
         if name not in OWN_OPTIONS:
-            arguments[name] = json.loads(value)
+            arguments[name] = from_json(options, name)
     return arguments
 
 
@@ -174,7 +169,7 @@ def capabilities(options: Mapping[str, str]) -> dict[str, Any]:
         **dict.fromkeys(claimed, True),
         "draft_model": with_draft,
         "standard_acceptance": with_draft and options.get("drafts") == "probabilistic",
-        "logprobs": _logprobs(options),
+        "logprobs": choice(options, "logprobs", LOGPROBS),
         "arithmetic": "float32",
     }
 
@@ -216,29 +211,25 @@ def record_of(metrics: Any, num_tokens: int) -> dict[str, Any]:
     """vLLM's RequestSpecDecodeMetrics as an acceptance record of an output of `num_tokens`.
 
     vLLM counts the drafts that it accepted, a record those that it emitted too: the last round's are fewer where a limit or a
-    stop token cut it.
+    stop token cut it. Steps that found nothing to draft (ngram) are none of vLLM's, and rounds without drafts here; where they
+    stood is not known.
     """
     accepted = list(metrics.per_step_accepted)
     if accepted:
         cut = 1 + sum(accepted) + len(accepted) - num_tokens  # the first token came from prefill
         accepted[-1] -= max(0, cut - 1)  # the bonus or recovered token goes first
+    without_drafts = max(0, num_tokens - 1 - sum(accepted) - len(accepted))
     histogram = [accepted.count(count) for count in range(metrics.num_spec_tokens + 1)]
+    histogram[0] += without_drafts
     return {
-        "num_spec_steps": len(accepted),
+        "num_spec_steps": len(accepted) + without_drafts,
         "num_draft_tokens": metrics.num_draft_tokens,
         "num_accepted_draft_tokens": sum(accepted),
         "acceptance_histogram": histogram,
-        "drafted_per_step": list(metrics.per_step_drafted),
-        "accepted_per_step": accepted,
+        "drafted_per_step": None if without_drafts else list(metrics.per_step_drafted),
+        "accepted_per_step": None if without_drafts else accepted,
     }
 
 
 def _failure(error: Exception) -> dict[str, Any]:
     return {"failure": f"{type(error).__name__}: {error}"}
-
-
-def _logprobs(options: Mapping[str, str]) -> str:
-    chosen = options.get("logprobs", LOGPROBS[0])
-    if chosen not in LOGPROBS:
-        raise ValueError(f"--engine logprobs={chosen}; the choices are {' and '.join(LOGPROBS)}")
-    return chosen

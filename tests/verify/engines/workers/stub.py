@@ -54,4 +54,6 @@ def open_engine(
 ) -> Stub:
     if options.get("do") == "refuse":
         raise ValueError("method 'x' is not valid; use ngram")
+    if options.get("do") == "refuse at length":
+        raise TypeError("1 validation error\n  method\n    unknown")
     return Stub(options.get("do", ""))
