@@ -132,6 +132,7 @@ class InstrumentDecoder:
         return [self._generate_one(request) for request in requests]
 
     def _generate_one(self, request: Request) -> Generation:
+        self.capabilities.refuse_unclaimed(request)
         output: list[int] = []
         while len(output) < request.max_new_tokens:
             for token_id in self.design.verify(self._block(request, output)):
