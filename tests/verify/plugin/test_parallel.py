@@ -146,8 +146,10 @@ def test_what_cannot_be_collected_makes_the_run_incomplete(fake: Any, check_sour
 
 
 def test_ctrl_c_keeps_what_was_judged(fake: Any, check_source: Source) -> None:
+    listens = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"  # no background job does
     interrupt = "    import os, signal, time; time.sleep(1); os.kill(os.getppid(), signal.SIGINT); time.sleep(2)\n"
     fake.checks(
+        listens,
         check_source("test_a", "pass"),
         check_source("test_b", "pass").replace("    judge.conclude", f"{interrupt}    judge.conclude"),
         check_source("test_c", "pass"),
