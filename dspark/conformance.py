@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from dspark.block_verification import verify_jointly
 from dspark.checkpoints import CONFIG
 from dspark.decoder import SpeculativeDecoder
-from dspark.drafters.loading import Kind, load_drafter, random_drafter
+from dspark.drafters.factory import Kind, load_drafter, random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter

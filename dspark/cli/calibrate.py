@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from dspark.calibration import Calibration
 from dspark.cli.options import add_target, device_named
-from dspark.drafters.loading import load_drafter
+from dspark.drafters.factory import load_drafter
 from dspark.loading import DTYPES, load_pair
 from dspark.reliability import (
     area_under_curve,

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from dspark.drafters.loading import load_drafter
+from dspark.drafters.factory import load_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter

@@ -11,7 +11,7 @@ from transformers.utils import logging
 from dspark.causal_model import CausalModel
 from dspark.checkpoints import save_network
 from dspark.cli.options import add_target, device_named
-from dspark.drafters.loading import new_network
+from dspark.drafters.factory import new_network
 from dspark.loading import DTYPES, load_pair
 from dspark.training.corpus import regenerate
 from dspark.training.documents import cut_prompts, read_documents

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from dspark import Request, SpeculativeDecoder
 from dspark.calibration import FILE, Calibration
 from dspark.checkpoints import save_network
-from dspark.drafters.loading import load_drafter, random_drafter
+from dspark.drafters.factory import load_drafter, random_drafter
 from dspark.reliability import (
     Predictions,
     area_under_curve,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from dspark.checkpoints import DrafterNetwork, load_network, save_network
-from dspark.drafters.loading import Kind, load_drafter, new_network
+from dspark.drafters.factory import Kind, load_drafter, new_network
 
 Tiny = Callable[..., PreTrainedModel]
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from dspark import Request, SamplingParams, SpeculativeDecoder
 from dspark.causal_model import CausalModel
 from dspark.drafters.dspark import DSparkDrafter, DSparkDraftSession
 from dspark.drafters.eagle3 import Eagle3Drafter, Eagle3DraftSession
-from dspark.drafters.loading import Kind, random_drafter
+from dspark.drafters.factory import Kind, random_drafter
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.drafters.states import RowStates
 from dspark.networks.eagle3 import Eagle3Network

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from dspark import Request, SamplingParams, SpeculativeDecoder
-from dspark.drafters.loading import Kind, random_drafter
+from dspark.drafters.factory import Kind, random_drafter
 from tests.dspark.conftest import VOCAB_SIZE
 from verify import protocol
 from verify.exact.distance import total_variation

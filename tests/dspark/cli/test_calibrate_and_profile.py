@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dspark.calibration import Calibration
 from dspark.checkpoints import save_network
 from dspark.cli import main
-from dspark.drafters.loading import random_drafter
+from dspark.drafters.factory import random_drafter
 from dspark.scheduler.profile import SpeedProfile
 from tests.dspark.conftest import VOCAB_SIZE
 

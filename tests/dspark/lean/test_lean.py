@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from dspark import Request, SamplingParams, SpeculativeDecoder
 from dspark.cache import BatchContext, RowwiseContext, open_context
 from dspark.causal_model import CausalModel
-from dspark.drafters.loading import random_drafter
+from dspark.drafters.factory import random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.lean import context as lean_context
 from dspark.lean import forward as lean_forward

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dspark.drafters.dspark import DSparkDrafter
-from dspark.drafters.loading import random_drafter
+from dspark.drafters.factory import random_drafter
 from dspark.networks.dspark import DSparkNetwork
 from dspark.training.anchors import block_mask
 from tests.dspark.networks.formulas import block_hidden, draft_logits

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dspark.drafters.eagle3 import Eagle3Drafter
-from dspark.drafters.loading import random_drafter
+from dspark.drafters.factory import random_drafter
 from dspark.networks.eagle3 import Eagle3Network
 
 Tiny = Callable[..., PreTrainedModel]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from dspark.drafters.eagle3 import Eagle3Drafter
-from dspark.drafters.loading import random_drafter
+from dspark.drafters.factory import random_drafter
 from dspark.networks.config import DrafterConfig
 from dspark.networks.eagle3 import Eagle3Layer, Eagle3Network
 from tests.dspark.networks.formulas import attention, norm, silu

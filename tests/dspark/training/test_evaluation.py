@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dspark.causal_model import CausalModel
-from dspark.drafters.loading import new_network
+from dspark.drafters.factory import new_network
 from dspark.training.corpus import regenerate
 from dspark.training.documents import Prompt
 from dspark.training.evaluation import Acceptance, estimate_acceptance

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from dspark.causal_model import CausalModel
 from dspark.checkpoints import DrafterNetwork
 from dspark.cli import main
-from dspark.drafters.loading import Kind, new_network
+from dspark.drafters.factory import Kind, new_network
 from dspark.loading import default_target_dir
 from dspark.networks.warm_start import warm_start
 from dspark.training.corpus import Text, regenerate
