@@ -36,8 +36,9 @@ class Moments:
     closed form. F^-s is bounded, so tokens of tiny or zero target probability need no care. The bound treats the
     contexts of the run as draws from the contexts of use.
 
-    Dense, thus dear: after `max_contexts` contexts further ones are ignored; spread calls over the prompts. The moments
-    are by far the dearest part: `visible` names the hypotheses whose smallest visible leak will be asked (None: all).
+    Dense, thus dear: each hypothesis takes in the first `max_contexts` contexts that hold its laws; spread calls over the
+    prompts. The moments are by far the dearest part: `visible` names the hypotheses whose smallest visible leak will be
+    asked (None: all).
     """
 
     def __init__(
@@ -65,15 +66,12 @@ class Moments:
             self._update_piece(piece)
 
     def _update_piece(self, piece: TokenEvidence) -> None:
-        left = self.max_contexts - int(self.num_contexts.max(initial=0))
-        if left <= 0:
-            return
-        piece = next(piece.chunks(left))
         rows = Rows(piece, emitted_only=False)
         for index, hypothesis in enumerate(self.hypotheses):
-            if hypothesis.applies(piece):
-                self._add(index, piece.target_probs, hypothesis.formula(rows))
-                self.num_contexts[index] += piece.num_tokens
+            taken = min(piece.num_tokens, self.max_contexts - int(self.num_contexts[index]))
+            if taken and hypothesis.applies(piece):
+                self._add(index, piece.target_probs[:taken], hypothesis.formula(rows)[:taken])
+                self.num_contexts[index] += taken
 
     def _add(self, index: int, target: Floats, law: Floats) -> None:
         self._distance[index] += 0.5 * np.abs(law - target).sum()

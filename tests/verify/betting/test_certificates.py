@@ -143,3 +143,26 @@ def test_moments_of_the_stated_errors_alone_promise_the_same(make_simulator):
     assert stated.mean_distance("uniform_leak") == every.mean_distance("uniform_leak")
     with pytest.raises(ValueError, match="name it in `visible`"):
         stated.smallest_visible_leak("uniform_leak", **ask)
+
+
+def test_moments_of_laws_that_come_late(make_simulator):
+    # Some settings have laws of their own: a run may begin with hundreds of contexts that hold none of them.
+    rng = np.random.default_rng(6)
+    late = make_simulator()(rng, 100)
+    plain = make_simulator()(rng, 300)
+    early = TokenEvidence(
+        target_probs=plain.target_probs, token_ids=plain.token_ids, alternatives={"no_history": plain.target_probs}
+    )
+    moments, alone, bounds = (
+        Moments(library(), max_contexts=150),
+        Moments(library()),
+        LeakBounds(library(), delta=DELTA),
+    )
+    for evidence in (early, late):
+        moments.update(evidence)
+        bounds.update(evidence)
+    alone.update(next(late.chunks(150)))
+    assert int(moments.num_contexts.max()) == 150
+    for label in bounds.bounds():
+        assert moments.mean_distance(label) >= 0
+    assert moments.mean_distance("draft_leak") == pytest.approx(alone.mean_distance("draft_leak"), rel=1e-12)
