@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from verify.betting.evidence import TokenEvidence
+from verify.betting.evidence import MAX_PIECE_ELEMENTS, TokenEvidence
 from verify.betting.library import ALTERNATIVES
-from verify.betting.wealth import MAX_PIECE_ELEMENTS
 from verify.models.law import alternative_laws, draft_alternatives, next_token_laws
 from verify.models.observer import Round
 from verify.subject import Observed, Subject

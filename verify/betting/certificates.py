@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from verify.betting.evidence import Floats, TokenEvidence
-from verify.betting.hypotheses import Hypothesis, emitted_ratios
-from verify.betting.wealth import MAX_PIECE_ELEMENTS, MAX_PIECE_TOKENS
+from verify.betting.hypotheses import Hypothesis, scored_pieces
 
 LEAKS = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 81)])  # [G], 16 a decade: a bound is rounded up by at most 16%.
+NUM_MULTIPLIED = 8
+LARGEST_MULTIPLIED = 1e30  # to the eighth power still a float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,15 +59,17 @@ class LeakBounds:
 
     def update(self, evidence: TokenEvidence) -> None:
         """Take N more tokens into every bound whose law they hold."""
-        for piece in evidence.chunks(max(1, min(MAX_PIECE_TOKENS, MAX_PIECE_ELEMENTS // evidence.vocab_size))):
-            ratios = emitted_ratios(self.hypotheses, piece)  # [H, N]
-            for index, ratio in enumerate(ratios):
-                if not np.isnan(ratio).any():
-                    self._add(index, ratio)
+        for _, ratios in scored_pieces(self.hypotheses, evidence):
+            self.add(ratios)
+
+    def add(self, ratios: Floats) -> None:
+        """The same for a piece of `scored_pieces` of these hypotheses: their ratios [H, N]."""
+        for index, ratio in enumerate(ratios):
+            if not np.isnan(ratio).any():
+                self._add(index, ratio)
 
     def _add(self, index: int, ratio: Floats) -> None:
-        with np.errstate(divide="ignore"):  # leak 1 and a token that the law excludes: likelihood 0
-            self._log_likelihood[index] += np.log1p(LEAKS[:, None] * (ratio - 1)).sum(axis=1)
+        self._log_likelihood[index] += log_likelihoods(ratio)
         self.num_tokens[index] += ratio.size
         log_likelihood = self._log_likelihood[index]
         mixed = np.logaddexp.reduce(log_likelihood + self._log_prior)
@@ -88,6 +91,22 @@ class LeakBounds:
             for index, hypothesis in enumerate(self.hypotheses)
             if self.num_tokens[index]
         }
+
+
+def log_likelihoods(ratio: Floats) -> Floats:
+    """Log-likelihood of tokens with law/target `ratio` [N] at each of `LEAKS`, relative to leak 0, [G].
+
+    Factors are multiplied `NUM_MULTIPLIED` at a time before the logarithm is taken, unless that could leave the range of a float.
+    """
+    likely = ratio[ratio > 0]
+    near_one = likely.size == 0 or (likely.min() > 1 / LARGEST_MULTIPLIED and likely.max() < LARGEST_MULTIPLIED)
+    size = NUM_MULTIPLIED if near_one else 1
+    ratio = np.concatenate([ratio, np.ones(-ratio.size % size)]).reshape(size, 1, -1)
+    factors = LEAKS[:, None] * (ratio - 1)  # [size, G, N / size]
+    factors += 1
+    with np.errstate(divide="ignore"):  # leak 1 and a token that the law excludes: likelihood 0
+        found: Floats = np.log(np.multiply.reduce(factors, axis=0)).sum(axis=1)
+    return found
 
 
 def leak_upper_bound(

@@ -12,6 +12,10 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 
 # A law may be off by the rounding of a float32 softmax over a large vocabulary, and not by more.
 SUM_TOLERANCE = 1e-4
+# Small pieces stay in the processor's cache and below the size at which the allocator returns memory at once: measured
+# at V = 64, 4 times faster than 2**17 and 2048.
+MAX_PIECE_ELEMENTS = 2**15
+MAX_PIECE_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,12 @@
 """A bug hypothesis: the law that a known mistake would give to the emitted tokens, and what to look at."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from verify.betting.evidence import Floats, TokenEvidence
+from verify.betting.evidence import MAX_PIECE_ELEMENTS, MAX_PIECE_TOKENS, Floats, TokenEvidence
 from verify.betting.laws import Law
 from verify.betting.rows import Rows
 
@@ -65,3 +66,11 @@ def emitted_ratios(hypotheses: tuple[Hypothesis, ...], evidence: TokenEvidence) 
         if hypothesis.applies(evidence):
             ratios[index] = np.clip(hypothesis.formula(rows)[:, 0] / target, 0, 1e300)
     return ratios
+
+
+def scored_pieces(
+    hypotheses: tuple[Hypothesis, ...], evidence: TokenEvidence
+) -> Iterator[tuple[TokenEvidence, Floats]]:
+    """Yield consecutive pieces of the evidence, each with its `emitted_ratios`: one pass for all who judge by them."""
+    for piece in evidence.chunks(max(1, min(MAX_PIECE_TOKENS, MAX_PIECE_ELEMENTS // evidence.vocab_size))):
+        yield piece, emitted_ratios(hypotheses, piece)

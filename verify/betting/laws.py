@@ -176,7 +176,7 @@ def drawn_from_likely(floor: float, *, best_instead: bool = False) -> Law:
 
 
 def _drawn_from(rows: Rows, drawn: Floats) -> Floats:
-    return _with_acceptance(rows, drawn * np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300)))
+    return _with_acceptance(rows, drawn * rows.all_acceptance)
 
 
 def draft_drawn_rounded(rows: Rows) -> Floats:
@@ -229,19 +229,17 @@ def coin_of_the_draft(rows: Rows) -> Floats:
     """One number draws the draft, by inversion in the order of the ids, and then accepts or rejects it."""
     above = np.minimum(rows.all_draft.cumsum(axis=1), 1)
     below = np.concatenate([np.zeros_like(above[:, :1]), above[:, :-1]], axis=1)
-    accept = np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300))
-    return _with_acceptance(rows, np.maximum(np.minimum(above, accept) - below, 0))
+    return _with_acceptance(rows, np.maximum(np.minimum(above, rows.all_acceptance) - below, 0))
 
 
 def coin_reused_for_recovery(rows: Rows) -> Floats:
     """The coin that rejected a draft also draws its successor, by inversion of the residual in the order of the ids."""
-    accept = np.minimum(1, rows.all_target / np.maximum(rows.all_draft, 1e-300))  # [N, V]
     empty = rows.rejected <= 0
     recovery = np.where(empty, rows.all_target, rows.all_excess / np.where(empty, 1, rows.rejected))
     above = np.minimum(recovery.cumsum(axis=1), 1)
     above[:, -1] = 1
     below = np.concatenate([np.zeros_like(above[:, :1]), above[:, :-1]], axis=1)
-    upper, lower = (_rejected_below(rows.all_draft, accept, rows.at(edges)) for edges in (above, below))
+    upper, lower = (_rejected_below(rows.all_draft, rows.all_acceptance, rows.at(edges)) for edges in (above, below))
     return rows.accepted + np.maximum(upper - lower, 0)
 
 

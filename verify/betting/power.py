@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from verify.betting.evidence import Floats, TokenEvidence
+from verify.betting.evidence import MAX_PIECE_ELEMENTS, Floats, TokenEvidence
 from verify.betting.hypotheses import Hypothesis
 from verify.betting.rows import Rows
-from verify.betting.wealth import MAX_PIECE_ELEMENTS, Wealth
+from verify.betting.wealth import Wealth
 
 EXPONENT_STEP = 0.1
 NUM_EXPONENTS = 7

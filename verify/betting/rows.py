@@ -71,6 +71,11 @@ class Rows:
         return np.minimum(self.target, self.draft)
 
     @cached_property
+    def all_acceptance(self) -> Floats:
+        """Probability that the standard rule accepts a draft of each token: min(1, target/draft), [N, V]."""
+        return np.minimum(1, self.all_target / np.maximum(self.all_draft, 1e-300))
+
+    @cached_property
     def all_excess(self) -> Floats:
         """max(target - draft, 0) at every token, [N, V]."""
         return np.maximum(self.all_target - self.all_draft, 0)

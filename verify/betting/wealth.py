@@ -7,15 +7,11 @@ import numpy as np
 
 from verify.betting.account import Account, Bettor
 from verify.betting.evidence import Floats, TokenEvidence
-from verify.betting.hypotheses import SHARES, Hypothesis, emitted_ratios
+from verify.betting.hypotheses import SHARES, Hypothesis, scored_pieces
 from verify.betting.learners import LearnedHypothesis, learned_hypotheses, support_hypothesis
 from verify.betting.library import library
 from verify.betting.shares import LARGEST_SHARE, LearnedShares
 
-# Small pieces stay in the processor's cache and below the size at which the allocator returns memory at once: measured
-# at V = 64, 4 times faster than 2**17 and 2048.
-MAX_PIECE_ELEMENTS = 2**15
-MAX_PIECE_TOKENS = 512
 # Learners keep their state for at most this many tokens: often enough to learn, seldom enough to be fast.
 LEARNING_TOKENS = 64
 
@@ -107,32 +103,33 @@ class Wealth:
 
     def update(self, evidence: TokenEvidence) -> None:
         """Judge N more tokens; after a rejection they still sharpen the diagnosis."""
-        if self._vocab_size not in (None, evidence.vocab_size):
+        for piece, ratios in scored_pieces(self.hypotheses, evidence):
+            self.add(piece, ratios)
+
+    def add(self, piece: TokenEvidence, ratios: Floats) -> None:
+        """The same for a piece of `scored_pieces` of these hypotheses, with their ratios [H, N]."""
+        if self._vocab_size not in (None, piece.vocab_size):
             raise ValueError(
-                f"evidence has a vocabulary of {evidence.vocab_size} after one of {self._vocab_size}; "
+                f"evidence has a vocabulary of {piece.vocab_size} after one of {self._vocab_size}; "
                 "a Wealth judges one target; make another"
             )
-        self._vocab_size = evidence.vocab_size
-        for piece in evidence.chunks(max(1, min(MAX_PIECE_TOKENS, MAX_PIECE_ELEMENTS // evidence.vocab_size))):
-            self._update_piece(piece)
-
-    def _update_piece(self, piece: TokenEvidence) -> None:
+        self._vocab_size = piece.vocab_size
         outside = np.take_along_axis(piece.target_probs, piece.token_ids[:, None], axis=1)[:, 0] == 0  # [N]
         if outside.any() and not self.support_floor and self.support_violation is None:
             first = int(np.argmax(outside))
             self.support_violation = SupportViolation(
                 index=self.num_tokens + first, token_id=int(piece.token_ids[first])
             )
-        ratios = np.concatenate([emitted_ratios(self.hypotheses, piece), self._learned_ratios(piece)])  # [H, N]
+        gains = np.concatenate([ratios, self._learned_ratios(piece)])  # [H, N], learned ones too
         # Outside the support the bet pays 1: with mass <= floor there the mean factor is <= 1 + floor, which the
         # discount below takes back. `outside_support` alone stakes on these tokens.
-        ordinary = len(ratios) - bool(self.support_floor)
-        ratios[:ordinary, outside] = 1.0
-        ratios -= 1
-        self.blind.add(self._log_factors(ratios, self.blind, self._blind_shares), piece.roles)
+        ordinary = len(gains) - bool(self.support_floor)
+        gains[:ordinary, outside] = 1.0
+        gains -= 1
+        self.blind.add(self._log_factors(gains, self.blind, self._blind_shares), piece.roles)
         if piece.draft_offsets is not None:
-            self._restrict(ratios, piece)
-            self.informed.add(self._log_factors(ratios, self.informed, self._informed_shares), piece.roles)
+            self._restrict(gains, piece)
+            self.informed.add(self._log_factors(gains, self.informed, self._informed_shares), piece.roles)
 
     def _learned_ratios(self, piece: TokenEvidence) -> Floats:
         ratios = np.full((len(self._states), piece.num_tokens), np.nan)

@@ -10,6 +10,7 @@ import numpy as np
 from verify.betting.certificates import LeakBounds
 from verify.betting.diagnosis import diagnose
 from verify.betting.evidence import Floats, TokenEvidence
+from verify.betting.hypotheses import scored_pieces
 from verify.betting.library import library
 from verify.betting.power import Moments
 from verify.betting.wealth import Wealth
@@ -54,8 +55,8 @@ def judge_sampled_law(
 
     """
     informed = subject.capabilities.standard_acceptance
-    wealth = Wealth(alpha=alpha / 2 if informed else alpha, tolerance=tolerance)
     hypotheses = library()
+    wealth = Wealth(hypotheses, alpha=alpha / 2 if informed else alpha, tolerance=tolerance)
     bounds = LeakBounds(hypotheses, delta=CERTIFICATE_DELTA, tolerance=tolerance)
     moments = Moments(
         hypotheses,
@@ -64,10 +65,11 @@ def judge_sampled_law(
     )
     trail: list[tuple[int, Floats]] = [(0, wealth.blind.log_wealth_of.copy())]
     for group in answers:
-        for piece in joined(_selected(subject, group, coverage, select)):
-            wealth.update(piece)
-            bounds.update(piece)
-            moments.update(piece)
+        for evidence in joined(_selected(subject, group, coverage, select)):
+            for piece, ratios in scored_pieces(hypotheses, evidence):
+                wealth.add(piece, ratios)
+                bounds.add(ratios)
+            moments.update(evidence)
         trail.append((wealth.num_tokens, wealth.blind.log_wealth_of.copy()))
         if wealth.rejected or (informed and wealth.informed.rejected):
             break

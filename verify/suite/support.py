@@ -31,6 +31,7 @@ TRAINED_PROMPTS = (
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 TRAINED_PAIR = "trained pair"
 ALL_THREADS = torch.get_num_threads()
+PATIENCE = 8  # so many times the usual requests are at hand, should a path not be reached by these
 SCALE = {"smoke": 0.25, "default": 1.0, "exhaustive": 8.0}
 
 
@@ -130,12 +131,21 @@ def request(prompt: Sequence[int], *, max_new_tokens: int = 16, **settings: Any)
 
 def answered(subject: Subject, requests: Sequence[Request]) -> tuple[list[Observed], Coverage]:
     """Answers one by one, with coverage from the observed rounds or, where they cannot be seen, from the record."""
+    return answered_until(subject, requests, required=(), at_least=len(requests))
+
+
+def answered_until(
+    subject: Subject, requests: Sequence[Request], *, required: Sequence[str], at_least: int
+) -> tuple[list[Observed], Coverage]:
+    """The same for the first `at_least` requests, and for further ones while a `required` path is seen not to be reached."""
     coverage = Coverage()
-    answers = []
+    answers: list[Observed] = []
     for index, each in enumerate(requests):
+        if index >= at_least and (coverage.unseen or not coverage.missing(required)):
+            break
         answers.append(subject.generate_one(each))
         coverage.add(answers[-1].rounds, answers[-1].generation.record)
-        subject.judge.progress(index + 1, len(requests), "requests")
+        subject.judge.progress(index + 1, max(index + 1, at_least), "requests")
     return answers, coverage
 
 

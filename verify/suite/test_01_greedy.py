@@ -9,7 +9,9 @@ from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
 from verify.suite.support import (
+    PATIENCE,
     answered,
+    answered_until,
     greedy,
     noise_floor,
     prompts,
@@ -49,10 +51,10 @@ def test_identity_by_draft_length(judge: Judge, num_draft_tokens: int) -> None:
     subject.require("greedy", "draft_model")
     asked = [
         greedy(prompt, max_new_tokens=24, num_draft_tokens=num_draft_tokens)
-        for prompt in prompts(judge, 24, vocab_size=SHARP.vocab_size)
+        for prompt in prompts(judge, 24 * PATIENCE, vocab_size=SHARP.vocab_size)
     ]
-    answers, coverage = answered(subject, asked)
     required = rejections_and_full_acceptance(num_draft_tokens)
+    answers, coverage = answered_until(subject, asked, required=required, at_least=24)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 
@@ -62,10 +64,11 @@ def test_identity_on_repetitive_text(judge: Judge) -> None:
     subject = table_subject(judge, CYCLE)
     subject.require("greedy")
     asked = [
-        greedy(prompt, max_new_tokens=60) for prompt in prompts(judge, 8, vocab_size=CYCLE.vocab_size, lengths=(6, 12))
+        greedy(prompt, max_new_tokens=60)
+        for prompt in prompts(judge, 8 * PATIENCE, vocab_size=CYCLE.vocab_size, lengths=(6, 12))
     ]
-    answers, coverage = answered(subject, asked)
     required = ("rejected at 0", "fully accepted")
+    answers, coverage = answered_until(subject, asked, required=required, at_least=8)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 

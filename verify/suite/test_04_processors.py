@@ -12,7 +12,7 @@ from verify.grammar import TokenAutomaton
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
-from verify.suite.support import answered, greedy, prompts, request, scaled, table_subject
+from verify.suite.support import PATIENCE, answered_until, greedy, prompts, request, scaled, table_subject
 
 # A small vocabulary: the same tokens come again, so that penalties act inside a block.
 SPEC = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=401, num_rows=4096)
@@ -48,12 +48,11 @@ def test_history_inside_a_block(judge: Judge, name: str) -> None:
     subject.require("greedy", name)
     asked = [
         greedy(prompt, max_new_tokens=18, num_draft_tokens=3, **SETTINGS[name])
-        for prompt in prompts(judge, 16, vocab_size=SPEC.vocab_size)
+        for prompt in prompts(judge, 16 * PATIENCE, vocab_size=SPEC.vocab_size)
     ]
-    for each in asked:
-        subject.require_for(each)
-    answers, coverage = answered(subject, asked)
+    subject.require_for(asked[0])
     required = ("rejected at 0", "fully accepted") if subject.capabilities.draft_model else ()
+    answers, coverage = answered_until(subject, asked, required=required, at_least=16)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 
@@ -73,9 +72,9 @@ def test_outputs_obey_the_grammar(judge: Judge) -> None:
     subject = table_subject(judge, SPEC)
     asked = [
         request(prompt, max_new_tokens=24, num_draft_tokens=4, temperature=1.3, grammar=PAIRS, stop_token_ids=(9, 10))
-        for prompt in prompts(judge, scaled(judge, 24), vocab_size=SPEC.vocab_size)
+        for prompt in prompts(judge, 24 * PATIENCE, vocab_size=SPEC.vocab_size)
     ]
     subject.require_for(asked[0])
-    answers, coverage = answered(subject, asked)
     required = ("rejected at 0", "fully accepted") if subject.capabilities.draft_model else ()
+    answers, coverage = answered_until(subject, asked, required=required, at_least=scaled(judge, 24))
     judge.conclude(judge_grammar(answers, coverage=coverage, required_paths=required))

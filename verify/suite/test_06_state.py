@@ -13,11 +13,11 @@ from verify.coverage import rejections_and_full_acceptance
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
-from verify.suite.support import answered, greedy, prompts, scaled, table_subject
+from verify.suite.support import PATIENCE, answered, answered_until, greedy, prompts, scaled, table_subject
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=601, num_rows=4096, sharpness=2.5)
 SHORT = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=602, num_rows=4096, sharpness=2.5, max_positions=24)
-RECURRENT = TableSpec(vocab_size=8, relation=Relation.CLOSE, seed=604, num_rows=4096, sharpness=2.5, recurrent=True)
+RECURRENT = TableSpec(vocab_size=4, relation=Relation.CLOSE, seed=606, num_rows=4096, sharpness=2.5, recurrent=True)
 LOOKUP = TableSpec(vocab_size=6, relation=Relation.CLOSE, seed=603, history="window", window=2, num_rows=36)
 
 
@@ -29,10 +29,10 @@ def test_rollback(judge: Judge, num_draft_tokens: int) -> None:
     subject.require("greedy", "draft_model")
     asked = [
         greedy(prompt, max_new_tokens=64, num_draft_tokens=num_draft_tokens)
-        for prompt in prompts(judge, 16, vocab_size=SPEC.vocab_size)
+        for prompt in prompts(judge, 16 * PATIENCE, vocab_size=SPEC.vocab_size)
     ]
-    answers, coverage = answered(subject, asked)
     required = rejections_and_full_acceptance(num_draft_tokens)
+    answers, coverage = answered_until(subject, asked, required=required, at_least=16)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 
@@ -107,10 +107,10 @@ def test_recurrent_state(judge: Judge) -> None:
     subject.require("greedy", "draft_model", "recurrent_targets")
     asked = [
         greedy(prompt, max_new_tokens=24, num_draft_tokens=2)
-        for prompt in prompts(judge, 6, vocab_size=RECURRENT.vocab_size)
+        for prompt in prompts(judge, 6 * PATIENCE, vocab_size=RECURRENT.vocab_size)
     ]
-    answers, coverage = answered(subject, asked)
     required = rejections_and_full_acceptance(2)
+    answers, coverage = answered_until(subject, asked, required=required, at_least=6)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 

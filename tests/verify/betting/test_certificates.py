@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from verify.betting.certificates import LeakBounds, leak_upper_bound, total_variation_upper_bound
+from verify.betting.certificates import (
+    LEAKS,
+    LeakBounds,
+    leak_upper_bound,
+    log_likelihoods,
+    total_variation_upper_bound,
+)
 from verify.betting.evidence import TokenEvidence
-from verify.betting.hypotheses import emitted_ratios
+from verify.betting.hypotheses import emitted_ratios, scored_pieces
 from verify.betting.library import library
 from verify.betting.power import Moments
 from verify.betting.wealth import Wealth
@@ -166,3 +172,25 @@ def test_moments_of_laws_that_come_late(make_simulator):
     for label in bounds.bounds():
         assert moments.mean_distance(label) >= 0
     assert moments.mean_distance("draft_leak") == pytest.approx(alone.mean_distance("draft_leak"), rel=1e-12)
+
+
+@pytest.mark.parametrize("extreme", [1.0, 0.0, 1e-40, 1e60, 1e300])
+def test_likelihoods_of_factors_multiplied_before_the_logarithm(extreme):
+    ratio = np.random.default_rng(7).lognormal(size=203)
+    ratio[5] = extreme
+    with np.errstate(divide="ignore"):
+        one_by_one = np.log1p(LEAKS[:, None] * (ratio - 1)).sum(axis=1)
+    np.testing.assert_allclose(log_likelihoods(ratio), one_by_one, rtol=1e-9, atol=1e-9)
+
+
+def test_pieces_scored_once_serve_bets_and_bounds(make_simulator):
+    evidence = make_simulator()(np.random.default_rng(8), 700)
+    wealth, bounds = Wealth(library(), alpha=1e-6), LeakBounds(library(), delta=DELTA)
+    for piece, ratios in scored_pieces(library(), evidence):
+        wealth.add(piece, ratios)
+        bounds.add(ratios)
+    alone, alone_bounds = Wealth(alpha=1e-6), LeakBounds(library(), delta=DELTA)
+    alone.update(evidence)
+    alone_bounds.update(evidence)
+    assert wealth.log_wealth == alone.log_wealth
+    assert bounds.bounds() == alone_bounds.bounds()
