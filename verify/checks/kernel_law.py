@@ -9,13 +9,15 @@ from verify.intake import Malformed
 from verify.judge import ContractViolation
 from verify.kernel.block import Kernel, KernelRaised
 from verify.kernel.counts import LEARNED, CountBet
-from verify.kernel.experiment import Experiment
+from verify.kernel.experiment import CALLS_BETWEEN_LOOKS, FEWEST_OUTCOMES, Experiment
 from verify.kernel.rules import EXPLANATIONS, LEAK
 from verify.results import Evidence, Finding, Verdict
 
 Result = TypeVar("Result")
 # The error whose visibility is stated: unverified drafts or, where the draft is the target, a bonus from the draft.
 STATED = {LEAK: "draft_leak", "bonus_from_draft": "bonus_from_draft", "identical": "copied outcome"}
+# A slow step is asked on until an error of this TV would be seen, if it has the time.
+SOUGHT = 0.05
 _LN10 = float(np.log(10))
 
 
@@ -39,15 +41,18 @@ def judge_block_law(
 ) -> Finding:
     """Bet on the outcomes of an experiment until rejection, `num_outcomes` or `seconds`.
 
+    A slow step is asked for fewer rows a call and given more time (`Experiment.run`); what it has shown by then is judged.
     `may_refuse`: raising is an answer (the laws handed over are none). Guarantee: a lossless step fails with probability at
     most `alpha`, whatever its acceptance rule; `experiment.joint` needs the standard rule.
     """
     try:
+        experiment = experiment.paced(kernel, seconds=seconds / CALLS_BETWEEN_LOOKS)
         bet = experiment.run(
             kernel,
             alpha=alpha,
             num_outcomes=num_outcomes,
             seconds=seconds,
+            enough=_shows_enough,
             progress=lambda done: progress(done, num_outcomes, "blocks"),
         )
     except KernelRaised as error:
@@ -68,9 +73,7 @@ def judge_block_law(
 def conclusion(bet: CountBet, experiment: Experiment, *, alpha: float) -> Finding:
     """The verdict on the counts of an experiment."""
     unit = {"": "blocks", "rows": "pairs of rows", "calls": "pairs of calls"}[experiment.pairs]
-    name, visible = next(
-        ((name, size) for name in STATED if name in bet.names and (size := bet.visible(name)) is not None), ("", None)
-    )
+    name, visible = _certificate(bet)
     common: dict[str, Any] = {
         "evidence": Evidence.BETTING,
         "observations": bet.num_outcomes,
@@ -89,7 +92,7 @@ def conclusion(bet: CountBet, experiment: Experiment, *, alpha: float) -> Findin
         return Finding(
             verdict=Verdict.FAIL, reason=_reason(bet, experiment, unit), diagnosis=_diagnosis(bet, experiment), **common
         )
-    if visible is None:
+    if visible is None or bet.num_outcomes < FEWEST_OUTCOMES:
         return Finding(
             verdict=Verdict.INCONCLUSIVE,
             reason=f"nothing wrong in {bet.num_outcomes} {unit}, but they are too few to see even a whole leak",
@@ -101,6 +104,18 @@ def conclusion(bet: CountBet, experiment: Experiment, *, alpha: float) -> Findin
         "seen with probability 0.95",
         **common,
     )
+
+
+def _certificate(bet: CountBet) -> tuple[str, float | None]:
+    """The error whose visibility is stated, and the smallest size of it that would have been seen."""
+    return next(
+        ((name, size) for name in STATED if name in bet.names and (size := bet.visible(name)) is not None), ("", None)
+    )
+
+
+def _shows_enough(bet: CountBet) -> bool:
+    visible = _certificate(bet)[1]
+    return visible is not None and visible <= SOUGHT
 
 
 def _reason(bet: CountBet, experiment: Experiment, unit: str) -> str:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,8 +16,12 @@ from verify.kernel.counts import CountBet, Table
 from verify.kernel.rules import Rows, mistaken_laws, standard_law
 
 CALLS_BETWEEN_LOOKS = 4
-# Whatever the time: on a vocabulary of 151,936 even these take seconds.
+# Fewer are no ground for a verdict; on a vocabulary of 151,936 even these take seconds.
 FEWEST_OUTCOMES = 64
+# Rows that show the pace of a step.
+FEW_ROWS = 64
+# A step too slow for its promise gets this many times the time of others.
+PATIENCE = 100
 Pairs = Literal["", "rows", "calls"]
 
 
@@ -118,6 +122,19 @@ class Experiment:
             codes[inside] = codes[inside] * num_classes + classes[inside, position]
         return codes
 
+    def paced(self, kernel: Kernel, *, seconds: float) -> "Experiment":
+        """The same with fewer rows, at least `FEW_ROWS`, where a call would outlast `seconds`; raises as `run_kernel`."""
+        if self.num_rows <= FEW_ROWS:
+            return self
+        few = replace(self, num_rows=FEW_ROWS)
+        block = few.draw()
+        start = time.monotonic()
+        run_kernel(kernel, block)
+        spent = time.monotonic() - start
+        if spent * self.num_rows <= seconds * FEW_ROWS:
+            return self
+        return replace(self, num_rows=max(FEW_ROWS, int(FEW_ROWS * seconds / spent)))
+
     def run(
         self,
         kernel: Kernel,
@@ -125,32 +142,41 @@ class Experiment:
         alpha: float,
         num_outcomes: int,
         seconds: float,
+        enough: Callable[[CountBet], bool] = lambda _: True,
         progress: Callable[[int], None] = lambda _: None,
     ) -> CountBet:
-        """Bet until rejection, `num_outcomes` outcomes or `seconds` (but for a few); raises what `run_kernel` raises."""
+        """Bet until rejection, `num_outcomes` outcomes or `seconds`; raises what `run_kernel` raises.
+
+        Where `seconds` are over before `FEWEST_OUTCOMES`, or before `enough` of the bet, it goes on, `PATIENCE` times as long at
+        most. The bet holds at any stopping time.
+        """
         bet = CountBet(self.tables, alpha=alpha)
-        end = time.monotonic() + seconds
+        start = time.monotonic()
+        end, last = start + seconds, start + PATIENCE * seconds
         before: Ints | None = None
         while not bet.rejected and bet.num_outcomes < num_outcomes:
-            if time.monotonic() >= end and bet.num_outcomes >= FEWEST_OUTCOMES:
+            now = time.monotonic()
+            if now >= last or (now >= end and bet.num_outcomes >= FEWEST_OUTCOMES and enough(bet)):
                 break
             counts = [np.zeros(table.law.size, dtype=np.int64) for table in self.tables]
             for _ in range(CALLS_BETWEEN_LOOKS):
                 codes = self.outcomes(run_kernel(kernel, self.draw()))
-                if not self.pairs:
-                    self._count(codes, counts)
-                    continue
-                size = self._table_size
-                if self.pairs == "rows":
-                    counts[0] += np.bincount(codes[:-1:2] * size + codes[1::2], minlength=size**2)
-                elif before is not None:
-                    counts[0] += np.bincount(before * size + codes, minlength=size**2)
+                self._count(codes, before, counts)
                 before = codes if before is None else None
+                if time.monotonic() >= end:
+                    break
             bet.update(counts)
             progress(bet.num_outcomes)
         return bet
 
-    def _count(self, codes: Ints, counts: Sequence[Ints]) -> None:
+    def _count(self, codes: Ints, before: Ints | None, counts: Sequence[Ints]) -> None:
+        """Add one call's outcomes; `before` are those of the call that it is paired with."""
+        if self.pairs:
+            size = self._table_size
+            first, second = (codes[:-1:2], codes[1::2]) if self.pairs == "rows" else (before, codes)
+            if first is not None:
+                counts[0][:] += np.bincount(first * size + second, minlength=size**2)
+            return
         for g in range(len(self.settings)):
             for position, length in enumerate(self.lengths):
                 index = g * len(self.lengths) + position

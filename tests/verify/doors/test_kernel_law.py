@@ -12,9 +12,10 @@ import torch
 from tests.verify.doors import kernels
 from verify.checks.kernel_law import judge_block_law
 from verify.judge import ContractViolation
+from verify.kernel import experiment as experiments
 from verify.kernel.block import run_kernel
 from verify.kernel.counts import CountBet, Table
-from verify.kernel.experiment import Experiment, Pairs, Setting
+from verify.kernel.experiment import FEW_ROWS, FEWEST_OUTCOMES, PATIENCE, Experiment, Pairs, Setting
 from verify.kernel.rules import EXPLANATIONS, Rows, mistaken_laws, standard_law
 from verify.kernel.zoo import one_hot, rows_of
 from verify.results import Finding, Verdict
@@ -104,6 +105,60 @@ def test_a_corrupt_draft_law_cannot_accept(value: float) -> None:
         assert judged(kernels.planted("NaN accepts"), asked).verdict is Verdict.FAIL
     refused = judged(kernels.raises, asked, may_refuse=True)
     assert (refused.verdict, refused.unit) == (Verdict.PASS, "refusals")
+
+
+class Slow:
+    """A step that takes `seconds_a_row` of a clock of its own."""
+
+    def __init__(self, kernel: Callable[..., Any], *, seconds_a_row: float) -> None:
+        self.kernel = kernel
+        self.seconds_a_row = seconds_a_row
+        self.now = 0.0
+        self.rows: list[int] = []
+
+    def __call__(self, token_ids: Any, *rest: Any) -> Any:
+        self.rows.append(len(token_ids))
+        self.now += self.seconds_a_row * len(token_ids)
+        return self.kernel(token_ids, *rest)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("bug", "seconds_a_row", "num_rows", "verdict"),
+    [
+        ("", 1e-5, 2048, Verdict.PASS),
+        ("", 0.05, 300, Verdict.PASS),
+        ("", 1.0, FEW_ROWS, Verdict.PASS),
+        ("RES-8 not subtracted", 0.05, 300, Verdict.FAIL),
+        ("ACC-14 no coin", 1.0, FEW_ROWS, Verdict.FAIL),
+    ],
+)
+def test_a_slow_step_is_asked_for_fewer_rows(
+    bug: str, seconds_a_row: float, num_rows: int, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Slow(kernels.planted(bug) if bug else kernels.reference, seconds_a_row=seconds_a_row)
+    monkeypatch.setattr(experiments, "time", slow)
+    finding = judged(slow, experiment(OPPOSED))
+    assert finding.verdict is verdict, finding.reason
+    assert slow.rows[0] == FEW_ROWS
+    assert set(slow.rows[1:]) == {finding.details["rows_per_call"]} == {num_rows}
+
+
+def test_a_slow_step_is_judged_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for pairs, seconds_a_row, verdict in (
+        ("", 20.0, Verdict.PASS),  # 60 s are over after two blocks; the promise needs more
+        ("calls", 20.0, Verdict.PASS),
+        ("", 400.0, Verdict.INCONCLUSIVE),
+        ("calls", 400.0, Verdict.INCONCLUSIVE),
+    ):
+        slow = Slow(kernels.reference, seconds_a_row=seconds_a_row)
+        monkeypatch.setattr(experiments, "time", slow)
+        finding = judged(slow, experiment(OPPOSED, num_rows=2, pairs=pairs))  # type: ignore[arg-type]
+        assert finding.verdict is verdict, (finding.reason, pairs)
+        assert (finding.observations >= FEWEST_OUTCOMES) is (verdict is Verdict.PASS)
+        assert slow.now <= 60 * PATIENCE + 2 * seconds_a_row
 
 
 def test_a_step_that_raises_fails() -> None:

@@ -141,10 +141,24 @@ def _interpret_triton() -> None:
         return
     if not _import("triton.knobs").runtime.interpret:
         raise RuntimeError("no GPU, and Triton does not interpret: set TRITON_INTERPRET=1 before Python starts")
+    _patch_language_once()
     backends = _import("triton.backends").backends
     backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_active=lambda: True))
     if not _import("vllm.triton_utils").HAS_TRITON:
         raise RuntimeError("vLLM has no Triton in this process: name one of its kernels a run, in a new process")
+
+
+def _patch_language_once() -> None:
+    """Spare the interpreter half of its time: it patches the language at each call of a device function, patched or not."""
+    interpreter = _import("triton.runtime.interpreter")
+    language = _import("triton.language")
+    patch = interpreter._patch_lang
+
+    def patch_what_is_left(function: Any) -> Any:
+        used = [each for each in function.__globals__.values() if each is language or each is language.core]
+        return patch(function) if any(language.core.is_builtin(each.load) for each in used) else None
+
+    interpreter._patch_lang = patch_what_is_left
 
 
 @cache
