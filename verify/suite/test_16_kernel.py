@@ -1,7 +1,8 @@
 """Chapter 16: the rejection step alone (`--verifier`): what can only be asked of it, on millions of blocks.
 
 Drafts are drawn from known laws, blocks are completed with draws from the target, and complete blocks must follow the product of
-the target's laws: true of every lossless rule, block verification included.
+the target's laws: true of every lossless rule, block verification included. A law is asked for some seconds; a step that has
+shown too little by then gets up to a hundred times as long (`Experiment.run`), and what it has shown is judged.
 """
 
 from dataclasses import replace

@@ -9,7 +9,7 @@ import torch
 
 from verify.checks.acceptance import judge_record
 from verify.engines.vllm import engine as worker
-from verify.engines.vllm.rejection import _drafted
+from verify.engines.vllm import rejection
 from verify.engines.worker import plain
 from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request, SamplingParams
 from verify.subject import Observed
@@ -218,6 +218,26 @@ class TestAnswers:
 
 
 def test_drafted_places_of_ragged_rows() -> None:
-    rows, places = _drafted(torch.tensor([2, 0, 3]), 3)
+    rows, places = rejection._drafted(torch.tensor([2, 0, 3]), 3)
     assert rows.tolist() == [0, 0, 2, 2, 2]
     assert places.tolist() == [0, 1, 0, 1, 2]
+
+
+def test_the_interpreter_patches_only_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    builtin = object()
+    core = SimpleNamespace(load=builtin, is_builtin=lambda member: member is builtin)
+    language = SimpleNamespace(load=builtin, core=core)
+    patched: list[Any] = []
+    interpreter = SimpleNamespace(_patch_lang=patched.append)
+    modules = {"triton.runtime.interpreter": interpreter, "triton.language": language}
+    monkeypatch.setattr(rejection, "_import", modules.__getitem__)
+    rejection._patch_language_once()
+    kernel = SimpleNamespace(__globals__={"tl": language})
+    library = SimpleNamespace(__globals__={"core": core})
+    interpreter._patch_lang(kernel)
+    language.load = None  # as the patch leaves it until the kernel ends
+    interpreter._patch_lang(kernel)
+    interpreter._patch_lang(library)
+    core.load = None
+    interpreter._patch_lang(library)
+    assert patched == [kernel, library]
