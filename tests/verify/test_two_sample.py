@@ -134,7 +134,7 @@ def test_greedy_outputs_are_the_same_or_are_told() -> None:
     """A prompt on which the baseline differs from itself is no evidence."""
     assert judge_same_greedy([[1, 2], [3]], [[1, 2], [3]]).verdict is Verdict.PASS
     finding = judge_same_greedy([[1, 2], [3, 5]], [[1, 2], [3, 4]])
-    assert finding.verdict is Verdict.FAIL
+    assert finding.verdict is Verdict.INCONCLUSIVE  # near ties move with the shape of a forward
     assert (
         "1 of 2 greedy outputs differ from the baseline's, first that of prompt 1 from output position 1 on"
         in finding.reason

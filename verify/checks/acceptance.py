@@ -11,6 +11,8 @@ from scipy.stats import beta
 
 from verify.betting.evidence import Floats
 from verify.coverage import HOW_TO_BE_SEEN
+from verify.models.observer import Round
+from verify.protocol import Request
 from verify.results import Evidence, Finding, Verdict
 from verify.scoring import score
 from verify.subject import Observed, Subject, describe
@@ -32,8 +34,7 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
     """Measured conditional acceptance equals 1 - TV(target, draft) at every context that was reached.
 
     Given the text so far, the next draft token is accepted with probability 1 - TV. A bet on shifted probabilities is a
-    non-negative martingale under the standard rule, so P(alarm) <= alpha. The last round of an answer is left out: a limit
-    may have cut it.
+    non-negative martingale under the standard rule, so P(alarm) <= alpha. Answers to requests without stop tokens.
     """
     trials: list[tuple[int, float, bool]] = []
     unseen = 0
@@ -42,7 +43,7 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
             unseen += 1
             continue
         overlap = np.minimum(evidence.target_probs, evidence.draft_probs).sum(-1)  # [N]
-        for one in each.rounds[:-1]:
+        for one in whole_rounds(each.rounds, each.request):
             for offset in range(min(one.num_accepted + 1, one.num_draft_tokens)):
                 trials.append((offset, float(overlap[one.output_offset + offset]), offset < one.num_accepted))
     if not trials:
@@ -63,18 +64,34 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
         tally.expected += theory
     measured, theory = float(accepted.mean()), float(expected.mean())
     failed = largest >= -math.log(alpha)
+    visible = _visible_shift(expected, alpha)
+    passed = Verdict.PASS if visible else Verdict.INCONCLUSIVE
     return Finding(
-        verdict=Verdict.FAIL if failed else Verdict.PASS,
+        verdict=Verdict.FAIL if failed else passed,
         evidence=Evidence.BETTING,
-        reason=f"conditional acceptance {measured:.4f} where 1 - TV is {theory:.4f} ({len(trials)} drafts)",
+        reason=f"conditional acceptance {measured:.4f} where 1 - TV is {theory:.4f} ({len(trials)} drafts"
+        f"{'' if visible else f', too few to see a shift of {max(SHIFTS):g}'})",
         observations=len(trials),
         unit="draft tokens",
         false_alarm=alpha,
-        smallest_visible=_visible_shift(expected, alpha),
+        smallest_visible=visible,
         smallest_visible_unit="acceptance rate",
         diagnosis=_diagnosis(measured, theory) if failed else "",
         details={"pictures": [_picture(offsets)], "log10_wealth": largest / math.log(10)},
     )
+
+
+def whole_rounds(rounds: Sequence[Round], request: Request) -> list[Round]:
+    """The rounds that `max_new_tokens` could not cut, whatever they accept: where they begin decides, not how they end.
+
+    Without the last round, those that accepted much would be missing. ValueError with stop tokens: these cut too.
+    """
+    if request.stop_token_ids:
+        raise ValueError(
+            f"stop_token_ids are {request.stop_token_ids}; a stop cuts rounds by what they accept; ask without stop tokens"
+        )
+    longest = request.num_draft_tokens + 1
+    return [one for one in rounds if one.output_offset + longest <= request.max_new_tokens]
 
 
 def _shifted(expected: Floats) -> Floats:

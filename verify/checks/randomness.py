@@ -8,11 +8,15 @@ from itertools import pairwise
 import numpy as np
 import torch
 
+from verify.betting.evidence import Floats, Ints
 from verify.greedy.controls import first_divergence
 from verify.protocol import Request
 from verify.results import Evidence, Finding, Verdict
 from verify.scoring import score
 from verify.subject import Observed, Subject, describe
+
+REPEATS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+NUM_SIMULATED = 200
 
 
 def judge_reproducible(subject: Subject, requests: Sequence[Request], *, company: Sequence[Request] = ()) -> Finding:
@@ -85,25 +89,54 @@ def judge_independent_streams(subject: Subject, answers: Sequence[Observed], *, 
     the token depends on that of the stream before, and stakes half of its wealth on it: a martingale under independence.
     """
     (law,) = (each.target_probs[0] for each in score(subject, answers[:1]))  # [V]
-    strength = 2.0 * law.size
-    counts = np.zeros((law.size, law.size))
-    log_wealth = largest = 0.0
-    for earlier, later in pairwise(answers):
-        before, token_id = earlier.generation.token_ids[0], later.generation.token_ids[0]
-        if law[token_id] > 0:  # a support violation is judged elsewhere
-            learned = (counts[before, token_id] + strength * law[token_id]) / (counts[before].sum() + strength)
-            log_wealth += math.log(0.5 + 0.5 * learned / law[token_id])
-            largest = max(largest, log_wealth)
-        counts[before, token_id] += 1
-    failed = largest >= -math.log(alpha)
+    firsts = np.array([[each.generation.token_ids[0] for each in answers]])
+    (largest,) = largest_log_wealth(law, firsts)
+    failed = bool(largest >= -math.log(alpha))
+    visible = smallest_visible_repeat(law, num_streams=len(answers), alpha=alpha)
+    passed = Verdict.PASS if visible else Verdict.INCONCLUSIVE
     return Finding(
-        verdict=Verdict.FAIL if failed else Verdict.PASS,
+        verdict=Verdict.FAIL if failed else passed,
         evidence=Evidence.BETTING,
         reason=f"{len(answers)} streams with consecutive seeds: a bet that one predicts the next grew to "
-        f"10^{largest / math.log(10):.1f} (alarm at 10^{-math.log10(alpha):.1f})",
+        f"10^{largest / math.log(10):.1f} (alarm at 10^{-math.log10(alpha):.1f})"
+        f"{'' if visible else '; too few streams to see even that each repeats the one before'}",
         observations=len(answers),
         unit="streams",
         false_alarm=alpha,
+        smallest_visible=visible,
+        smallest_visible_unit="share that repeats the stream before",
         diagnosis="streams of different seeds are correlated (RNG)" if failed else "",
         details={"log10_wealth": largest / math.log(10)},
     )
+
+
+def largest_log_wealth(law: Floats, tokens: Ints) -> Floats:
+    """The largest wealth that the bet on dependence ever had, in nats, [R], for R runs of first tokens [R, N] of `law` [V]."""
+    runs = np.arange(len(tokens))
+    strength = 2.0 * law.size
+    counts = np.zeros((len(tokens), law.size, law.size))
+    log_wealth, largest = np.zeros(len(tokens)), np.zeros(len(tokens))
+    for before, now in pairwise(tokens.T):
+        learned = (counts[runs, before, now] + strength * law[now]) / (counts[runs, before].sum(1) + strength)
+        possible = law[now] > 0  # a support violation is judged elsewhere
+        log_wealth += np.log(np.where(possible, 0.5 + 0.5 * learned / np.where(possible, law[now], 1), 1))
+        largest = np.maximum(largest, log_wealth)
+        counts[runs, before, now] += 1
+    return largest
+
+
+def smallest_visible_repeat(law: Floats, *, num_streams: int, alpha: float) -> float | None:
+    """The smallest of `REPEATS` that the bet sees in 97% of `NUM_SIMULATED` runs; None where there is none.
+
+    Simulated: with that probability a stream's first token is that of the stream before, else it is drawn from `law` [V].
+    """
+    rng = np.random.default_rng(0)
+    drawn = rng.choice(law.size, p=law / law.sum(), size=(NUM_SIMULATED, num_streams))
+    coins = rng.random((NUM_SIMULATED, num_streams))
+    for share in REPEATS:
+        tokens = drawn.copy()
+        for now in range(1, num_streams):
+            tokens[:, now] = np.where(coins[:, now] < share, tokens[:, now - 1], drawn[:, now])
+        if (largest_log_wealth(law, tokens) >= -math.log(alpha)).mean() >= 0.97:
+            return share
+    return None

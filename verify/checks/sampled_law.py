@@ -78,7 +78,10 @@ def judge_sampled_law(
         "tolerance": tolerance,
         "coverage": dict(coverage.counts),
         "leak_upper_bounds": {
-            label: {"leak": bound.leak, "total_variation": bound.total_variation(moments.mean_distance(label))}
+            label: {
+                "leak": bound.leak,
+                "estimated_total_variation": bound.total_variation(moments.mean_distance(label)),
+            }
             for label, bound in bounds.bounds().items()
         },
         "certificate_confidence": 1 - CERTIFICATE_DELTA,

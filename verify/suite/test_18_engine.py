@@ -207,7 +207,7 @@ def test_against_baseline_sampled(judge: Judge) -> None:
     judge.conclude(judge_two_samples(ours, baseline, alpha=judge.alpha))
 
 
-@check(chapter=18, property="greedy outputs against the baseline server", evidence=Evidence.TWO_SAMPLE)
+@check(chapter=18, property="greedy outputs against the baseline server", evidence=Evidence.GREEDY)
 def test_against_baseline_greedy(judge: Judge) -> None:
     """Without a target: greedy outputs with speculation and without are the same, where the baseline agrees with itself."""
     groups = twins(judge, "twin greedy", "plain twin greedy", "plain twin greedy again")
