@@ -106,7 +106,7 @@ def read_config(directory: Path) -> tuple[str, DrafterConfig]:
         )
     try:
         stored: dict[str, Any] = DEFAULTS | json.loads(path.read_text())
-    except (json.JSONDecodeError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} is not a JSON object ({error}); a configuration is one. Restore the file."
         ) from error
@@ -186,7 +186,7 @@ def _read_tensors(directory: Path) -> dict[str, Tensor]:
     if index.is_file():
         try:
             files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{str(index)!r} is no index of shards ({error!r}); it is a JSON object with a weight_map. Download it again."
             ) from error

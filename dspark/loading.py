@@ -1,14 +1,16 @@
 """Load a target and its draft from checkpoint directories."""
 
+import textwrap
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import fixtures
+from dspark.checkpoints import ARCHITECTURES
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -42,8 +44,7 @@ def load_pair(*, target_dir: Path, draft_dir: Path | None, device: torch.device,
     Raises ValueError (value, rule, remedy) where a directory is not a checkpoint or the device is not there.
     Vocabularies of different size are allowed, with a warning: tokens are shared by id.
     """
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda'; this machine has no usable CUDA device. Use --device cpu.")
+    _require_device(device)
     target = load_model(target_dir, device=device, dtype=dtype)
     draft = None if draft_dir is None else load_model(draft_dir, device=device, dtype=dtype)
     if draft is not None:
@@ -66,6 +67,49 @@ def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> 
             f"{str(directory)!r} has no config.json; it must be what `save_pretrained` writes. "
             "Give the folder that holds it."
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    model: Any
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # each format has exceptions of its own
+        raise ValueError(
+            f"{str(directory)!r} cannot be loaded as a causal LM ({_brief(error)}). Check that configuration and weights are "
+            "whole and belong together."
+        ) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ValueError(
+            f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]} among them; a checkpoint has all weights of its "
+            "model. Download it whole."
+        )
+    if drafters := set(model.config.architectures or ()) & set(ARCHITECTURES):
+        raise ValueError(
+            f"{str(directory)!r} is a {drafters.pop()}, a drafter; a causal LM is needed here. Give it as --drafter-dir."
+        )
     ready: PreTrainedModel = model.to(device).eval()
     return ready
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer of a checkpoint; raises ValueError (value, rule, remedy) where it has none."""
+    if not (directory / "tokenizer.json").is_file():
+        raise ValueError(f"{str(directory)!r} has no tokenizer.json; text needs one. Save the tokenizer there.")
+    try:
+        return AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    except Exception as error:  # each format has exceptions of its own
+        raise ValueError(
+            f"the tokenizer in {str(directory)!r} cannot be loaded ({_brief(error)}). Save it again."
+        ) from error
+
+
+def _require_device(device: torch.device) -> None:
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each backend has exceptions of its own
+        raise ValueError(
+            f"device is {str(device)!r}; this machine cannot compute there ({_brief(error)}). Use --device cpu."
+        ) from error
+
+
+def _brief(error: Exception) -> str:
+    return textwrap.shorten(str(error), 200, placeholder=" ...")

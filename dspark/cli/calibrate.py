@@ -2,17 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from dspark.calibration import Calibration
-from dspark.cli.options import add_target, device_named
+from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
 from dspark.drafters.factory import load_drafter
-from dspark.loading import DTYPES, load_pair
+from dspark.loading import DTYPES, load_pair, load_tokenizer
 from dspark.reliability import (
     area_under_curve,
     calibration_error,
@@ -30,7 +28,9 @@ from fixtures.domains import read_part
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
     command = commands.add_parser(
-        "calibrate", help="correct a drafter's confidences on text that it was not trained on"
+        "calibrate",
+        help="correct a drafter's confidences on text that it was not trained on",
+        formatter_class=HelpWithDefaults,
     )
     command.set_defaults(run=run)
     command.add_argument(
@@ -38,25 +38,38 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add_target(command)
     command.add_argument(
-        "--text", type=Path, nargs="+", help="text or .jsonl files; default: the fixtures' validation part"
+        "--text",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="UTF-8 text or .jsonl files (default: the validation part of the embedded target)",
     )
-    command.add_argument("--num-prompts", type=int, default=200)
-    command.add_argument("--prompt-tokens", type=int, default=48)
-    command.add_argument("--max-new-tokens", type=int, default=96)
-    command.add_argument("--num-draft-tokens", type=int, default=7)
-    command.add_argument("--temperature", type=float, default=1.0)
-    command.add_argument("--batch-size", type=int, default=8)
-    command.add_argument("--seed", type=int, default=0)
-    command.add_argument("--diagram", type=Path, default=Path("reports/local/reliability.svg"), help=".svg or .png")
+    command.add_argument("--num-prompts", type=at_least(1), default=200, metavar="N", help="prompts at most")
+    command.add_argument(
+        "--prompt-tokens", type=at_least(1), default=48, metavar="N", help="tokens of a prompt at most"
+    )
+    command.add_argument(
+        "--max-new-tokens", type=at_least(1), default=96, metavar="N", help="tokens added to each prompt"
+    )
+    command.add_argument("--num-draft-tokens", type=at_least(1), default=7, metavar="N", help="drafts a round at most")
+    command.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
+    command.add_argument("--batch-size", type=at_least(1), default=8, metavar="N", help="prompts at once")
+    command.add_argument("--seed", type=at_least(0), default=0, help="of the choice of prompts, and of their outputs")
+    command.add_argument(
+        "--diagram", type=Path, default=Path("reports/local/reliability.svg"), metavar="FILE", help=".svg or .png"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Record rounds on half of the prompts to fit on and half to report on; write the calibration and its diagram."""
     logging.disable_progress_bar()
+    if options.diagram.suffix not in (".svg", ".png"):
+        raise ValueError(f"--diagram is {str(options.diagram)!r}; its name must end in .svg or .png. Rename it.")
+    require_place(options.diagram)
     device, dtype = device_named(options.device), DTYPES[options.dtype]
     target = load_pair(target_dir=options.target, draft_dir=None, device=device, dtype=dtype).target
     drafter = load_drafter(options.drafter, target=target, device=device, dtype=dtype, calibrated=False)
-    tokenizer: Any = AutoTokenizer.from_pretrained(options.target, local_files_only=True)
+    tokenizer = load_tokenizer(options.target)
     documents = read_documents(options.text, tokenizer) if options.text else read_part("validation")
     prompts = cut_prompts(
         documents,

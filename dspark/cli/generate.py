@@ -7,42 +7,54 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from dspark.cli.method import add_method, drafter_of, scheduler_of
-from dspark.cli.options import add_models, device_named
+from dspark.cli.options import HelpWithDefaults, add_models, device_named
 from dspark.decoder import SpeculativeDecoder
-from dspark.loading import DTYPES, load_pair
+from dspark.loading import DTYPES, load_pair, load_tokenizer
 from dspark.record import AcceptanceRecord
 from dspark.request import Request, SamplingParams
+from dspark.text_files import read_text
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    command = commands.add_parser("generate", help="continue a prompt")
+    command = commands.add_parser("generate", help="continue a prompt", formatter_class=HelpWithDefaults)
     command.set_defaults(run=run)
-    command.add_argument("prompt", nargs="?", metavar="PROMPT")
+    command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to continue")
     command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
     add_models(command)
     add_method(command)
     length = command.add_argument_group("length")
-    length.add_argument("--max-new-tokens", type=int, default=128)
-    length.add_argument("--min-new-tokens", type=int, default=0)
-    length.add_argument("--num-draft-tokens", type=int, default=5)
-    length.add_argument("--stop-token-ids", type=int, nargs="*", help="default: the tokenizer's end of text")
+    length.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="tokens to add at most")
+    length.add_argument("--min-new-tokens", type=int, default=0, metavar="N", help="tokens before a stop is possible")
+    length.add_argument("--num-draft-tokens", type=int, default=5, metavar="N", help="drafts a round at most")
+    length.add_argument(
+        "--stop-token-ids",
+        type=int,
+        nargs="*",
+        metavar="ID",
+        help="what ends the text (default: the end-of-text token)",
+    )
     sampling = command.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
-    sampling.add_argument("--top-k", type=int, default=0)
-    sampling.add_argument("--top-p", type=float, default=1.0)
-    sampling.add_argument("--min-p", type=float, default=0.0)
-    sampling.add_argument("--repetition-penalty", type=float, default=1.0)
-    sampling.add_argument("--presence-penalty", type=float, default=0.0)
-    sampling.add_argument("--frequency-penalty", type=float, default=0.0)
-    sampling.add_argument("--logit-bias", type=_bias, nargs="*", default=[], metavar="ID:BIAS")
-    sampling.add_argument("--forbidden-token-ids", type=int, nargs="*", default=[])
-    sampling.add_argument("--allowed-token-ids", type=int, nargs="*")
-    sampling.add_argument("--seed", type=int)
+    sampling.add_argument("--top-k", type=int, default=0, help="keep the most probable tokens; 0 keeps all")
+    sampling.add_argument("--top-p", type=float, default=1.0, help="keep the fewest tokens of this mass; 1 keeps all")
+    sampling.add_argument("--min-p", type=float, default=0.0, help="drop below this share of the largest; 0 keeps all")
+    sampling.add_argument("--repetition-penalty", type=float, default=1.0, help="on prompt and output; 1 is none")
+    sampling.add_argument("--presence-penalty", type=float, default=0.0, help="on tokens of the output; 0 is none")
+    sampling.add_argument("--frequency-penalty", type=float, default=0.0, help="on each use in the output; 0 is none")
+    sampling.add_argument(
+        "--logit-bias", type=_bias, nargs="*", default=[], metavar="ID:BIAS", help="added to logits (default: none)"
+    )
+    sampling.add_argument(
+        "--forbidden-token-ids", type=int, nargs="*", default=[], metavar="ID", help="never drawn (default: none)"
+    )
+    sampling.add_argument(
+        "--allowed-token-ids", type=int, nargs="*", metavar="ID", help="only these are drawn (default: all)"
+    )
+    sampling.add_argument("--seed", type=int, help="repeats an output (default: a fresh one)")
     output = command.add_argument_group("output").add_mutually_exclusive_group()
     output.add_argument("--stats", action="store_true", help="acceptance and speed on stderr")
     output.add_argument("--stream", action="store_true", help="print while decoding")
@@ -58,9 +70,7 @@ def run(options: argparse.Namespace) -> int:
         device=device_named(options.device),
         dtype=DTYPES[options.dtype],
     )
-    if not (options.target / "tokenizer.json").is_file():
-        raise ValueError(f"{str(options.target)!r} has no tokenizer.json; text needs one. Save the tokenizer there.")
-    tokenizer: Any = AutoTokenizer.from_pretrained(options.target, local_files_only=True)
+    tokenizer = load_tokenizer(options.target)
     stop = options.stop_token_ids
     if stop is None:
         stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -111,7 +121,11 @@ def _table(record: AcceptanceRecord, num_tokens: int, seconds: float) -> Table:
 def _prompt(options: argparse.Namespace) -> str:
     if (options.prompt is None) == (options.file is None):
         raise ValueError("give exactly one of PROMPT and --file; the prompt is what is continued.")
-    text: str = options.prompt if options.file is None else options.file.read_text(encoding="utf-8")
+    text: str = options.prompt if options.file is None else read_text(options.file)
+    if not text:
+        raise ValueError("the prompt is empty; there must be something to continue. Give some text.")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("the prompt holds bytes that are not UTF-8; text is. Convert it first.")
     return text
 
 
@@ -132,4 +146,7 @@ def _sampling(options: argparse.Namespace) -> SamplingParams:
 
 def _bias(text: str) -> tuple[int, float]:
     token_id, _, bias = text.partition(":")
-    return int(token_id), float(bias)
+    try:
+        return int(token_id), float(bias)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not ID:BIAS, such as 42:-1.5") from error

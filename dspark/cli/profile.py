@@ -8,7 +8,7 @@ from rich.table import Table
 from transformers.utils import logging
 
 from dspark.causal_model import CausalModel
-from dspark.cli.options import add_target, device_named
+from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
 from dspark.loading import DTYPES, load_pair
 from dspark.scheduler.measurement import TOKEN_COUNTS, measure_speed
 from dspark.scheduler.profile import SpeedProfile
@@ -16,19 +16,37 @@ from dspark.scheduler.profile import SpeedProfile
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    command = commands.add_parser("profile", help="measure the speed profile that schedulers need")
+    command = commands.add_parser(
+        "profile", help="measure the speed profile that schedulers need", formatter_class=HelpWithDefaults
+    )
     command.set_defaults(run=run)
     add_target(command)
-    command.add_argument("--token-counts", type=int, nargs="+", default=list(TOKEN_COUNTS), metavar="N")
-    command.add_argument("--tokens-per-row", type=int, default=8, help="larger counts are rows of so many tokens")
-    command.add_argument("--context-length", type=int, default=256, help="tokens that every row has read before")
-    command.add_argument("--repeats", type=int, default=30, help="interleaved repetitions of every count")
-    command.add_argument("--out", type=Path, default=Path("reports/local/speed-profile.json"))
+    command.add_argument(
+        "--token-counts",
+        type=at_least(1),
+        nargs="+",
+        default=list(TOKEN_COUNTS),
+        metavar="N",
+        help="tokens in the forward",
+    )
+    command.add_argument(
+        "--tokens-per-row", type=at_least(1), default=8, metavar="N", help="larger counts are rows of so many tokens"
+    )
+    command.add_argument(
+        "--context-length", type=at_least(0), default=256, metavar="N", help="tokens that every row has read before"
+    )
+    command.add_argument(
+        "--repeats", type=at_least(1), default=30, metavar="N", help="interleaved repetitions of every count"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("reports/local/speed-profile.json"), help="the profile's file"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure on the device at hand and write the profile."""
     logging.disable_progress_bar()
+    require_place(options.out)
     pair = load_pair(
         target_dir=options.target,
         draft_dir=None,

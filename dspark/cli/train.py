@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 from transformers.utils import logging
 
 from dspark.causal_model import CausalModel
 from dspark.checkpoints import save_network
-from dspark.cli.options import add_target, device_named
+from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
 from dspark.drafters.factory import new_network
-from dspark.loading import DTYPES, load_pair
+from dspark.loading import DTYPES, load_pair, load_tokenizer
 from dspark.training.corpus import regenerate
 from dspark.training.documents import cut_prompts, read_documents
 from dspark.training.evaluation import estimate_acceptance
@@ -26,41 +25,73 @@ LARGEST_VALIDATION = 256
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register the command."""
-    command = commands.add_parser("train", help="train a drafter for a target")
+    command = commands.add_parser("train", help="train a drafter for a target", formatter_class=HelpWithDefaults)
     command.set_defaults(run=run)
     command.add_argument(
-        "--text", type=Path, nargs="+", required=True, help="UTF-8 text, or .jsonl with prompt/messages/text"
+        "--text",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="UTF-8 text, or .jsonl with prompt/messages/text",
     )
-    command.add_argument("--out", type=Path, required=True, help="the drafter's checkpoint directory")
-    command.add_argument("--work", type=Path, help="regenerated text, states, metrics; default: OUT.training")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the drafter's checkpoint directory")
+    command.add_argument(
+        "--work", type=Path, metavar="DIR", help="regenerated text, states, metrics (default: OUT.training)"
+    )
     add_target(command)
     network = command.add_argument_group("network")
-    network.add_argument("--kind", choices=("dspark", "dflash", "eagle3"), default="dspark")
-    network.add_argument("--head", choices=("vanilla", "gated", "rnn"), default="vanilla")
-    network.add_argument("--markov-rank", type=int, default=256)
-    network.add_argument("--layers", type=int, default=5, help="of the parallel backbone; eagle3 has one")
-    network.add_argument("--block-size", type=int, default=7)
-    network.add_argument("--target-layer-ids", type=int, nargs="+", help="default: five, evenly spaced")
-    network.add_argument("--mask-token-id", type=int, help="default: the padding token")
+    network.add_argument("--kind", choices=("dspark", "dflash", "eagle3"), default="dspark", help="the method")
+    network.add_argument(
+        "--head", choices=("vanilla", "gated", "rnn"), default="vanilla", help="the sequential head of dspark"
+    )
+    network.add_argument(
+        "--markov-rank", type=at_least(0), default=256, metavar="R", help="of the sequential head; 0 is none"
+    )
+    network.add_argument(
+        "--layers", type=at_least(1), default=5, metavar="N", help="of the parallel backbone; eagle3 has one"
+    )
+    network.add_argument("--block-size", type=at_least(1), default=7, metavar="N", help="drafts a round at most")
+    network.add_argument(
+        "--target-layer-ids",
+        type=int,
+        nargs="+",
+        metavar="ID",
+        help="layers whose outputs are read (default: five, evenly spaced)",
+    )
+    network.add_argument(
+        "--mask-token-id", type=int, metavar="ID", help="what stands for a draft (default: the padding token)"
+    )
     text = command.add_argument_group("text")
-    text.add_argument("--num-prompts", type=int, default=100_000, help="at most")
-    text.add_argument("--prompt-tokens", type=int, default=64, help="where documents are cut into prompts")
-    text.add_argument("--max-new-tokens", type=int, default=448, help="what the target adds to each")
-    text.add_argument("--text-batch-size", type=int, default=128)
+    text.add_argument("--num-prompts", type=at_least(1), default=100_000, metavar="N", help="prompts at most")
+    text.add_argument(
+        "--prompt-tokens", type=at_least(1), default=64, metavar="N", help="where documents are cut into prompts"
+    )
+    text.add_argument(
+        "--max-new-tokens", type=at_least(1), default=448, metavar="N", help="what the target adds to each"
+    )
+    text.add_argument("--text-batch-size", type=at_least(1), default=128, metavar="N", help="prompts continued at once")
     training = command.add_argument_group("training")
-    training.add_argument("--steps", type=int, default=10_000)
-    training.add_argument("--batch-size", type=int, default=8)
-    training.add_argument("--num-anchors", type=int, default=128)
-    training.add_argument("--learning-rate", type=float, default=6e-4)
-    training.add_argument("--decay", type=float, default=4.0, help="of the position weights")
-    training.add_argument("--checkpoint-every", type=int, default=500)
-    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--steps", type=at_least(1), default=10_000, metavar="N", help="updates")
+    training.add_argument("--batch-size", type=at_least(1), default=8, metavar="N", help="sequences an update")
+    training.add_argument("--num-anchors", type=at_least(1), default=128, metavar="N", help="blocks a sequence")
+    training.add_argument("--learning-rate", type=float, default=6e-4, help="the largest; it rises and falls")
+    training.add_argument("--decay", type=float, default=4.0, help="of the position weights, in positions")
+    training.add_argument("--checkpoint-every", type=at_least(1), default=500, metavar="N", help="updates")
+    training.add_argument("--seed", type=at_least(0), default=0, help="of text, weights, batches and anchors")
 
 
 def run(options: argparse.Namespace) -> int:
     """Regenerate, train, save; each part goes on where an earlier call was stopped."""
     logging.disable_progress_bar()
     work = options.work or options.out.with_name(options.out.name + ".training")
+    require_place(options.out, folder=True)
+    require_place(work, folder=True)
+    if options.max_new_tokens <= options.block_size:
+        raise ValueError(
+            f"--max-new-tokens is {options.max_new_tokens} and --block-size {options.block_size}; responses must be longer than "
+            "a block. Raise the first."
+        )
     settings = TrainingSettings(
         steps=options.steps,
         batch_size=options.batch_size,
@@ -73,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     device = device_named(options.device)
     target = load_pair(target_dir=options.target, draft_dir=None, device=device, dtype=DTYPES[options.dtype]).target
     network = new_network(target, kind=options.kind, **_choices(options))  # a wrong shape shows before the long work
-    tokenizer: Any = AutoTokenizer.from_pretrained(options.target, local_files_only=True)
+    tokenizer = load_tokenizer(options.target)
     prompts = cut_prompts(
         read_documents(options.text, tokenizer),
         tokenizer,
@@ -107,9 +138,9 @@ def run(options: argparse.Namespace) -> int:
         autocast=device.type == "cuda" or options.dtype == "bfloat16",
     )
     trainer.run()
+    save_network(network, options.out, target=target.config)
     held_back = text.select(range(num_train, len(text.lengths)))
     acceptance = estimate_acceptance(CausalModel.of(target), network, held_back, seed=options.seed)
-    save_network(network, options.out, target=target.config)
     print(f"accepted length at temperature 1, final token included: {acceptance.length:.3f}")
     print("conditional acceptance by position:", " ".join(f"{value:.3f}" for value in acceptance.conditional))
     print(f"drafter: {options.out}\nmetrics: {work / 'metrics.jsonl'}, {work / 'metrics.png'}")

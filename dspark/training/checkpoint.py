@@ -33,12 +33,17 @@ def save_state(folder: Path, *, step: int, network: nn.Module, optimizer: torch.
 def load_latest(folder: Path, *, network: nn.Module, optimizer: torch.optim.Optimizer, run: str) -> int:
     """Restore the latest complete state and return its number of updates; 0 where there is none.
 
-    Raises ValueError (value, rule, remedy) where the state is of another run.
+    Raises ValueError (value, rule, remedy) where the state is of another run, or broken.
     """
     paths = sorted(folder.glob("step-*.pt"))
     if not paths:
         return 0
-    state: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(paths[-1], map_location="cpu", weights_only=True)
+    except Exception as error:  # zip, pickle and torch have exceptions of their own
+        raise ValueError(
+            f"{str(paths[-1])!r} is broken ({type(error).__name__}). Delete it; the run goes on from the state before it."
+        ) from error
     if state["run"] != run:
         raise ValueError(
             f"{str(paths[-1])!r} belongs to a run with other settings, text or networks; a run continues itself only. "

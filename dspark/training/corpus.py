@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -133,7 +133,7 @@ def regenerate(
 
 
 def load_text(folder: Path) -> Text:
-    """Read all shards of a folder; raises ValueError where there is none or one is missing."""
+    """Read all shards of a folder; raises ValueError where there is none, or one is missing or broken."""
     shards = sorted(folder.glob("text-*.safetensors"))
     if not shards:
         raise ValueError(f"{str(folder)!r} holds no regenerated text; training needs some. Run `dspark train --text`.")
@@ -142,9 +142,12 @@ def load_text(folder: Path) -> Text:
     for number, shard in enumerate(shards):
         if shard.name != f"text-{number:05}.safetensors":
             raise ValueError(f"{str(folder)!r} lacks shard {number}; the text must be complete. Regenerate it.")
-        with safe_open(shard, framework="pt") as opened:
-            parts.append({name: opened.get_tensor(name) for name in ("token_ids", "lengths", "prompt_lengths")})
-            domains.extend(json.loads(opened.metadata()["domains"]))
+        try:
+            with safe_open(shard, framework="pt") as opened:
+                parts.append({name: opened.get_tensor(name) for name in ("token_ids", "lengths", "prompt_lengths")})
+                domains.extend(json.loads(opened.metadata()["domains"]))
+        except SafetensorError as error:
+            raise ValueError(f"{str(shard)!r} is broken ({error}). Delete it; the same call makes it again.") from error
     width = max(part["token_ids"].shape[1] for part in parts)
     padded = [
         torch.nn.functional.pad(part["token_ids"], (0, width - part["token_ids"].shape[1])).long() for part in parts
@@ -175,7 +178,10 @@ def _claim(folder: Path, description: dict[str, object]) -> None:
     if not path.exists():
         path.write_text(json.dumps(description, indent=1) + "\n")
         return
-    found = json.loads(path.read_text())
+    try:
+        found = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} does not describe a text ({error}). Delete {str(folder)!r}.") from error
     different = sorted(name for name in description if found.get(name) != description[name])
     if different:
         raise ValueError(

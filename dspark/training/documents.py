@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dspark.text_files import read_text
+
 KEYS = ("prompt", "messages", "text")
 
 
@@ -35,12 +37,7 @@ def read_documents(paths: Iterable[Path], tokenizer: Any) -> list[Document]:
     """
     documents: list[Document] = []
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"{str(path)!r} is not a file; --text takes UTF-8 text or .jsonl files. Check the path.")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{str(path)!r} is not UTF-8 ({error.reason}); convert it first.") from error
+        text = read_text(path)
         if path.suffix == ".jsonl":
             documents.extend(_objects(text, path, tokenizer))
         elif text.strip():

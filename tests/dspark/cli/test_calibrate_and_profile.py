@@ -63,3 +63,44 @@ def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     profile = SpeedProfile.load(out)
     assert profile.token_counts == (1, 2, 8)
     assert profile.conditions["tokens_per_row"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["calibrate", "DRAFTER", "--diagram", "x.docx"], "its name must end in .svg or .png"),
+        (["calibrate", "DRAFTER", "--diagram", "FILE/x.svg"], "cannot be written"),
+        (["calibrate", "DRAFTER", "--text", "no-such-file"], "'no-such-file' cannot be read"),
+        (["calibrate", "DRAFTER", "--text", "."], "(Is a directory)"),
+        (["calibrate", "no-such-folder"], "'no-such-folder' has no config.json"),
+        (["profile", "--out", "."], "'.' is a folder; a file is written there"),
+        (["profile", "--out", "FILE/x.json"], "cannot be written"),
+        (["train", "--text", "FILE", "--out", "FILE"], "is a file; a folder is written there"),
+        (["train", "--text", "FILE", "--out", "FOLDER", "--work", "FILE"], "is a file; a folder is written there"),
+        (["train", "--text", "no-such-file", "--out", "FOLDER"], "'no-such-file' cannot be read"),
+        (["train", "--text", "FILE", "--out", "FOLDER", "--max-new-tokens", "7"], "must be longer than a block"),
+    ],
+)
+def test_wrong_values_are_one_line(
+    folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"DRAFTER": folder / "drafter", "FILE": folder / "text.txt", "FOLDER": tmp_path / "new"}
+    for name, path in names.items():
+        arguments = [each.replace(name, str(path)) for each in arguments]
+    shape = ["--target-layer-ids", "0", "--layers", "1"] if arguments[0] == "train" else []
+    assert main([*arguments, *shape, "--target", str(folder / "target"), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("dspark: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["profile --repeats 0", "train --steps 0", "calibrate x --batch-size none", "profile --context-length -1"],
+)
+def test_a_count_that_is_none_is_refused(arguments: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments.split())
+    assert raised.value.code == 2
+    assert "is not an integer of at least" in capsys.readouterr().err
