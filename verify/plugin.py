@@ -203,7 +203,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the table per chapter, the verdict, and what the exit code means."""
+    """Print the table per chapter, the verdict, and what the exit code means, in place of pytest's short summary."""
     run = config.stash.get(RUN, None)
     if run is None or run.recorder is None or run.results is None or run.conclusion is None:
         return
@@ -218,6 +218,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         color=terminalreporter.hasmarkup,
     )
     terminalreporter.write(text)
+    if not run.other_failures:
+        terminalreporter.reportchars = ""
 
 
 def _start(config: pytest.Config) -> Run:

@@ -246,3 +246,12 @@ def test_a_failing_test_that_is_no_check_is_not_swallowed(fake: Any, check_sourc
     outcome = fake.run()
     assert (outcome.exit_code, outcome.results["verdict"]) == (1, "pass")
     assert "a test that is not a check of this suite failed" in outcome.text
+
+
+def test_the_short_summary_does_not_say_it_again(fake: Any, check_source: Source) -> None:
+    fake.checks(check_source("test_a", "fail"), check_source("test_b", "error"))
+    text = fake.run().text
+    assert "short test summary" not in text
+    assert text.count("FAIL: said fail") == 1
+    fake.write({"suite/test_other.py": "def test_plain():\n    assert False\n"})
+    assert "FAILED suite/test_other.py::test_plain" in fake.run().text
