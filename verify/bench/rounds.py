@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from verify.bench.contestant import Contestant
-from verify.models.observer import observed
+from verify.checks.acceptance import whole_rounds
+from verify.models.observer import Round, observed
 from verify.protocol import Generation, ModelPair, Request
 
 
@@ -14,7 +16,7 @@ class Counts:
 
     `lengths` are tokens a round, the recovered or bonus token included. `reached[k]` counts rounds in which draft k was verified
     with all before it accepted, `accepted[k]` those that accepted it too. `target_forwards` includes those of the prompts.
-    `source` says who counted; rounds that a limit may have cut, the last of each request, are left out.
+    `source` says who counted; rounds that began where the limit might cut them are left out.
     """
 
     source: str
@@ -27,7 +29,7 @@ class Counts:
 
 def count_rounds(contestant: Contestant, requests: Sequence[Request], models: ModelPair) -> Counts:
     """Decode the requests one by one and count."""
-    pairs: list[tuple[int, int]] = []
+    whole: list[Round] = []
     sources: set[str] = set()
     forwards = tokens = 0
     for request in requests:
@@ -38,14 +40,12 @@ def count_rounds(contestant: Contestant, requests: Sequence[Request], models: Mo
         rounds = trace.rounds(len(request.prompt_token_ids), len(answer.token_ids))
         if rounds is not None:
             sources.add("seen from the target's forwards")
-            steps = [(each.num_draft_tokens, each.num_accepted) for each in rounds]
-        elif (told := _told(answer)) is not None:
+        elif (rounds := _told(answer)) is not None:
             sources.add("as the decoder reports")
-            steps = told
         else:
             sources.add("not visible: no cache in one row, and no record")
-            steps = []
-        pairs += steps[:-1]
+        whole += whole_rounds(rounds or [], request)
+    pairs = [(each.num_draft_tokens, each.num_accepted) for each in whole]
     deepest = max((drafted for drafted, _ in pairs), default=0)
     return Counts(
         source=" and ".join(sorted(sources)),
@@ -57,8 +57,10 @@ def count_rounds(contestant: Contestant, requests: Sequence[Request], models: Mo
     )
 
 
-def _told(answer: Generation) -> list[tuple[int, int]] | None:
+def _told(answer: Generation) -> list[Round] | None:
     record = answer.record
     if record is None or record.drafted_per_step is None or record.accepted_per_step is None:
         return None
-    return list(zip(record.drafted_per_step, record.accepted_per_step, strict=True))
+    offsets = accumulate((accepted + 1 for accepted in record.accepted_per_step), initial=0)
+    counts = zip(offsets, record.drafted_per_step, record.accepted_per_step, strict=False)
+    return [Round(offset, drafted, accepted) for offset, drafted, accepted in counts]
