@@ -91,7 +91,7 @@ def _line(text: bytes) -> Line | None:
         return None
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"no JSON: {error}") from error
     if isinstance(value, dict) and {"check", "models", "request", "generation"} <= value.keys():
         if value["models"] not in JUDGED_PAIRS:

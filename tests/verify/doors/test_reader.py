@@ -71,6 +71,13 @@ def test_each_reason_is_one_sentence(tmp_path: Path, change: dict[str, Any], wor
     assert "\n" not in reason
 
 
+def test_lines_that_no_parser_survives_are_broken_lines(tmp_path: Path) -> None:
+    log = read_log(logs.write(tmp_path / "a.jsonl", ["[" * 100_000 + "\n", LINE]))
+    assert [number for number, _ in log.broken] == [1]
+    assert "no JSON" in log.broken[0][1]
+    assert len(log.entries) == 1
+
+
 def test_the_suites_own_generations_are_a_log(tmp_path: Path) -> None:
     request = {
         "prompt_token_ids": [1],
