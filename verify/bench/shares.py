@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from verify.bench.clock import Clock
+from verify.models.observer import cached_length
 from verify.protocol import ModelPair
 
 PARTS = ("prefill", "verify", "draft", "sampling", "bookkeeping")
@@ -63,7 +64,7 @@ class _Watch:
     def enter(self, role: str, _: nn.Module, __: Any, keywords: Mapping[str, Any]) -> None:
         """Before a forward of a module in a role, target or draft."""
         if self.depth == 0:
-            self._part = self._kind(keywords) if role == "target" else "draft"
+            self._part = "draft" if role != "target" else "verify" if cached_length(keywords) else "prefill"
             self.num_verifications += self._part == "verify"
             self._started = self.clock.now()
         self.depth += 1
@@ -73,10 +74,6 @@ class _Watch:
         self.depth -= 1
         if self.depth == 0:
             self.seconds[self._part] += self.clock.now() - self._started
-
-    def _kind(self, keywords: Mapping[str, Any]) -> str:
-        cache = keywords.get("cache", keywords.get("past_key_values"))
-        return "verify" if cache is not None and cache.get_seq_length() > 0 else "prefill"
 
 
 class _Laws(TorchFunctionMode):

@@ -105,8 +105,7 @@ def observed(model: PreTrainedModel) -> Iterator[Trace]:
 
     def before(_: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> None:
         token_ids: Tensor = keywords["input_ids"] if "input_ids" in keywords else arguments[0]
-        cache = keywords.get("cache", keywords.get("past_key_values"))
-        start = 0 if cache is None else int(cache.get_seq_length())
+        start = cached_length(keywords)
         branches = _branches(keywords.get("attention_mask"), token_ids.shape[1])
         text = token_ids[0].detach().clone() if start == 0 and len(token_ids) == 1 else None
         trace.calls.append(ForwardCall(token_ids.shape[0], start, token_ids.shape[1], branches, text))
@@ -116,6 +115,12 @@ def observed(model: PreTrainedModel) -> Iterator[Trace]:
         yield trace
     finally:
         handle.remove()
+
+
+def cached_length(keywords: Mapping[str, Any]) -> int:
+    """Tokens in the cache that a forward is called with, by either name of that argument; 0 where there is none."""
+    cache = keywords.get("cache", keywords.get("past_key_values"))
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _uncached_rounds(reads: Sequence[list[int]], prompt_length: int, text: Sequence[int]) -> list[Round] | None:
