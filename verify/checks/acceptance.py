@@ -54,8 +54,7 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
         )
     expected = np.array([theory for _, theory, _ in trials])
     accepted = np.array([outcome for _, _, outcome in trials])
-    log_wealth = _log_stakes(expected, accepted).cumsum(1)  # [S, N]
-    largest = float((np.logaddexp.reduce(log_wealth, axis=0) - math.log(len(SHIFTS))).max())
+    largest = largest_log_wealth(expected, accepted)
     offsets: dict[int, _Offset] = {}
     for offset, theory, outcome in trials:
         tally = offsets.setdefault(offset, _Offset())
@@ -92,6 +91,12 @@ def whole_rounds(rounds: Sequence[Round], request: Request) -> list[Round]:
         )
     longest = request.num_draft_tokens + 1
     return [one for one in rounds if one.output_offset + longest <= request.max_new_tokens]
+
+
+def largest_log_wealth(expected: Floats, accepted: npt.NDArray[np.bool_]) -> float:
+    """The largest wealth that the bet on drafts with chances `expected` [N] ever had, in nats; infinite where theory errs."""
+    log_wealth = _log_stakes(expected, accepted).cumsum(1)  # [S, N]
+    return float((np.logaddexp.reduce(log_wealth, axis=0) - math.log(len(SHIFTS))).max())
 
 
 def _shifted(expected: Floats) -> Floats:
