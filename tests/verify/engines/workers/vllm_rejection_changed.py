@@ -4,8 +4,9 @@
 """
 
 import sys
+import warnings
 from functools import cache
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -64,16 +65,17 @@ def _change(change: str) -> None:
     """Put a changed copy of the module in the place of the installed one."""
     name, old, new = CHANGES[change]
     rejection._interpret_triton()
-    installed = find_spec(name)
-    assert installed is not None
-    assert installed.origin is not None
-    source = Path(installed.origin).read_text()
+    installed = Path(rejection._import(name).__file__)
+    source = installed.read_text()
     if source.count(old) != 1:
         raise ValueError(f"{name} is not the one that {change!r} changes; use vLLM 0.32.0")
-    file = Path(mkdtemp()) / Path(installed.origin).name  # kept: Triton reads the source again
+    file = Path(mkdtemp()) / installed.name  # kept: Triton reads the source again
     file.write_text(source.replace(old, new))
     spec = spec_from_file_location(name, file)
     assert spec is not None
     assert spec.loader is not None
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
+    module = module_from_spec(spec)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of deprecations, as in `rejection`
+        spec.loader.exec_module(module)
+    sys.modules[name] = module
