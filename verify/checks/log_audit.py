@@ -1,5 +1,6 @@
 """What a log is to its checks: requests with answers that the target can score, and which of them are evidence."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,14 @@ class Logged:
     def token_ids(self) -> Sequence[int]:
         """What was emitted."""
         return self.answer.generation.token_ids
+
+    @property
+    def scorable(self) -> Observed:
+        """The answer without roles that are not one a token: that is a fault of its own."""
+        roles = self.answer.generation.roles
+        if roles is None or len(roles) == len(self.token_ids):
+            return self.answer
+        return replace(self.answer, generation=replace(self.answer.generation, roles=None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,8 @@ class Audit:
                 self.unscored.append((entry.number, f"{reason}; is --target the engine's model?"))
             elif limit is not None and length > limit:
                 self.unscored.append((entry.number, f"{length} tokens are more than the target's {limit} positions"))
+            elif not _possible(request, vocab_size):
+                self.unscored.append((entry.number, "every token is banned by the settings of the request together"))
             elif max(generation.token_ids, default=0) >= vocab_size:
                 self.foreign.append(logged)
             else:
@@ -168,6 +179,16 @@ def _ids(request: Request) -> list[int]:
         *sampling.forbidden_token_ids,
         *(sampling.allowed_token_ids or ()),
     ]
+
+
+def _possible(request: Request, vocab_size: int) -> bool:
+    """Whether the settings leave a first token."""
+    sampling = request.sampling
+    banned = {*sampling.forbidden_token_ids, *(each for each, bias in sampling.logit_bias.items() if bias == -math.inf)}
+    if request.min_new_tokens:
+        banned.update(request.stop_token_ids)
+    allowed = range(vocab_size) if sampling.allowed_token_ids is None else sampling.allowed_token_ids
+    return not banned.issuperset(allowed)
 
 
 def _penalty(lines: Sequence[Logged]) -> float:

@@ -59,7 +59,7 @@ def judge_sampled(audit: Audit, *, alpha: float) -> Finding:
     def in_turn() -> Iterator[Sequence[Observed]]:
         for start in range(0, len(kept), CALLS_BETWEEN_LOOKS):
             audit.subject.judge.progress(start, len(kept), "sampled lines")
-            yield [each.answer for each in kept[start : start + CALLS_BETWEEN_LOOKS]]
+            yield [each.scorable for each in kept[start : start + CALLS_BETWEEN_LOOKS]]
 
     finding = judge_sampled_law(
         audit.subject, in_turn(), alpha=alpha / 2, tolerance=tolerance, coverage=Coverage(), select=select

@@ -1,14 +1,36 @@
 """One line of a log: what was asked of an engine, and what it emitted."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA_FILE = Path(__file__).parent / "line.schema.json"
 Id: TypeAlias = Annotated[int, Field(ge=0)]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
+# Settings beyond these are no settings, and would overflow the target's logits.
+SMALLEST, LARGEST = 1e-9, 1e9
+Number: TypeAlias = Annotated[float, Field(ge=-LARGEST, le=LARGEST)]
+
+
+def _temperature(value: float) -> float:
+    if 0 < value < SMALLEST:
+        raise ValueError(f"{value} is neither 0 nor at least {SMALLEST:g}")
+    return value
+
+
+def _bias(value: float) -> float:
+    if -math.inf < value < -LARGEST:
+        raise ValueError(f"{value} is neither -Infinity nor at least {-LARGEST:g}")
+    return value
+
+
+def _text(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("a name holds printable characters only")
+    return value
 
 
 class _Part(BaseModel):
@@ -20,15 +42,16 @@ class _Part(BaseModel):
 class Sampling(_Part):
     """The settings of `verify.protocol.SamplingParams`, with their meaning and order."""
 
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    temperature: Annotated[float, Field(ge=0, le=LARGEST), AfterValidator(_temperature)]
     """0 is greedy. Required: a wrong guess would be taken for a bug."""
     top_k: Count = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, le=1)] = 0.0
-    repetition_penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    presence_penalty: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    frequency_penalty: Annotated[float, Field(allow_inf_nan=False)] = 0.0
-    logit_bias: dict[Id, float] = {}
+    repetition_penalty: Annotated[float, Field(ge=SMALLEST, le=LARGEST)] = 1.0
+    presence_penalty: Number = 0.0
+    frequency_penalty: Number = 0.0
+    logit_bias: dict[Id, Annotated[float, Field(le=LARGEST), AfterValidator(_bias)]] = {}
+    """-Infinity bans a token."""
     forbidden_token_ids: list[Id] = []
     allowed_token_ids: list[Id] | None = None
 
@@ -63,7 +86,7 @@ class Line(_Part):
     """Lines with one seed are taken for one stream of randomness, and a repeated request for a promise of the same output."""
     num_draft_tokens: Count | None = None
     """Drafts a round."""
-    engine: str = ""
+    engine: Annotated[str, Field(max_length=200), AfterValidator(_text)] = ""
     """Name and version; the same in all lines."""
     logprobs: list[float] | None = None
     """Natural logarithms, one an emitted token."""

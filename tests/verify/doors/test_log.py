@@ -1,12 +1,14 @@
 """The judges of a log: a sound one passes, each planted fault is seen by the check it belongs to."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jsonschema
 import pytest
 
+from verify.checks import sampled_law
 from verify.checks.log_audit import Audit
 from verify.checks.log_contract import judge_contract, judge_readable, judge_records, judge_speculation_shown
 from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
@@ -196,3 +198,41 @@ def test_no_sign_of_speculation_is_inconclusive(audit: MakeAudit, lines: Lines) 
         judge_records(audit(plain))
     by_roles = judge_speculation_shown(audit([each | {"record": None} for each in lines]))
     assert by_roles.verdict is Verdict.PASS
+
+
+def test_settings_of_their_own_that_come_late(audit: MakeAudit, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sampled_law, "MAX_MOMENT_ELEMENTS", 64 * 1024
+    )  # so few lines fill it that none with top-k is left
+    late = sorted(lines, key=lambda each: each["sampling"]["top_k"])
+    finding = judge_sampled(audit(late), alpha=ALPHA)
+    assert finding.verdict is Verdict.PASS, finding.reason
+    assert {"no_truncation", "bonus_unprocessed"} <= finding.details["leak_upper_bounds"].keys()
+
+
+def test_roles_that_are_not_one_a_token_fail_once(audit: MakeAudit, lines: Lines) -> None:
+    sampled_line(lines)["roles"].pop()
+    audited = audit(lines)
+    assert judge_contract(audited).verdict is Verdict.FAIL
+    assert judge_sampled(audited, alpha=ALPHA).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"allowed_token_ids": []},
+        {"allowed_token_ids": [3, 4], "forbidden_token_ids": [3], "logit_bias": {"4": -math.inf}},
+        {"forbidden_token_ids": list(range(1024))},
+    ],
+)
+def test_a_request_that_leaves_no_token_is_a_broken_line(
+    audit: MakeAudit, lines: Lines, settings: dict[str, Any]
+) -> None:
+    for chosen in (greedy_line(lines), sampled_line(lines)):
+        chosen["sampling"] |= settings
+    audited = audit(lines)
+    finding = judge_readable(audited)
+    assert finding.verdict is Verdict.ERROR
+    assert "every token is banned by the settings" in finding.reason
+    assert judge_greedy(audited).verdict is Verdict.PASS
+    assert judge_sampled(audited, alpha=ALPHA).verdict is Verdict.PASS

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_another_kind_of_file_is_a_usage_error(tmp_path: Path) -> None:
         ({"finish_reason": "eos"}, "finish_reason: Input should be 'stop' or 'length'"),
         ({"logprobs": [-1.0]}, 'logprobs without logprobs_of; say "raw" or "processed"'),
         ({"top_k": 3}, "top_k: Extra inputs are not permitted"),
+        ({"sampling": {"temperature": 1e-300}}, "1e-300 is neither 0 nor at least 1e-09"),
+        ({"sampling": {"temperature": 1, "repetition_penalty": 1e300}}, "less than or equal to 1000000000"),
+        ({"sampling": {"temperature": 1, "logit_bias": {"5": math.nan}}}, "less than or equal to 1000000000"),
+        ({"sampling": {"temperature": 1, "logit_bias": {"5": math.inf}}}, "less than or equal to 1000000000"),
+        ({"sampling": {"temperature": 1, "logit_bias": {"5": -1e300}}}, "neither -Infinity nor at least -1e+09"),
+        ({"engine": "two\nlines"}, "a name holds printable characters only"),
+        ({"engine": "x" * 5000}, "engine: String should have at most 200 characters"),
     ],
 )
 def test_each_reason_is_one_sentence(tmp_path: Path, change: dict[str, Any], words: str) -> None:
