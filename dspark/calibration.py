@@ -6,7 +6,8 @@ position k is chosen with those before it already in place.
 
 import json
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from torch import Tensor
 
-SCHEMA = "dspark-calibration/1"
+SCHEMA = "dspark-calibration/2"
 FILE = "calibration.json"
 
 
@@ -24,10 +25,13 @@ class Calibration:
     """One temperature per position: c_k becomes sigmoid(logit(c_k) / temperatures[k]); above 1 it turns less sure.
 
     A rising function at each position: the order of confidences at one position stays, and 0 and 1 stay what they are.
-    It sees one confidence at a time, so a schedule that was causal before is causal after.
+    It sees one confidence at a time, so a schedule that was causal before is causal after. It holds for the weights with the
+    digest `network_sha256`, decoding at `sampling_temperature`.
     """
 
     temperatures: tuple[float, ...]
+    sampling_temperature: float = 1.0
+    network_sha256: str = ""
 
     def __post_init__(self) -> None:
         if not all(0 < each < math.inf for each in self.temperatures):
@@ -50,7 +54,7 @@ class Calibration:
     def save(self, directory: Path) -> Path:
         """Write `calibration.json` into a drafter's directory; returns its path."""
         path = directory / FILE
-        path.write_text(json.dumps({"schema": SCHEMA, "temperatures": list(self.temperatures)}, indent=1) + "\n")
+        path.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n")
         return path
 
     @classmethod
@@ -65,10 +69,25 @@ class Calibration:
             schema = stored["schema"]
             if schema != SCHEMA:
                 raise ValueError(f"schema is {schema!r}, not {SCHEMA!r}")
-            return cls(tuple(float(each) for each in stored["temperatures"]))
+            temperatures = tuple(float(each) for each in stored["temperatures"])
+            return cls(temperatures, float(stored["sampling_temperature"]), str(stored["network_sha256"]))
         except (ValueError, KeyError, TypeError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{str(path)!r} is no calibration ({what}). {remedy}") from error
+
+    def require(self, *, network_sha256: str, temperature: float | None = None) -> None:
+        """Raise ValueError where it was fitted to other weights, and warn where at another temperature (None: not known)."""
+        if self.network_sha256 != network_sha256:
+            raise ValueError(
+                f"{FILE} was fitted to other weights ({self.network_sha256[:12]} instead of {network_sha256[:12]}); a drafter "
+                "takes its own only. Make one with `dspark calibrate`, or delete it."
+            )
+        if temperature is not None and temperature != self.sampling_temperature:
+            warnings.warn(
+                f"{FILE} was fitted at temperature {self.sampling_temperature:g} and is used at {temperature:g}; the output is "
+                "right, but more or fewer drafts are verified than is best. Calibrate at the temperature that you decode at.",
+                stacklevel=3,
+            )
 
     def _width(self, num_positions: int) -> int:
         if num_positions > len(self.temperatures):

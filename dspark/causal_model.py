@@ -72,6 +72,10 @@ class CausalModel:
         """Where its inputs go."""
         return self.model.device
 
+    def room_beside(self, num_tokens: int) -> int | None:
+        """The positions that `num_tokens` tokens leave free; None where there is no context limit."""
+        return None if self.max_positions is None else self.max_positions - num_tokens
+
     def new_cache(self) -> DynamicCache:
         """An empty cache of the right layer types."""
         cache = DynamicCache(config=self.model.config)

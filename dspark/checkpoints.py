@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from dspark.calibration import FILE as CALIBRATION
 from dspark.networks.config import DrafterConfig, rope_theta
 from dspark.networks.dspark import DSparkNetwork
 from dspark.networks.eagle3 import Eagle3Network
@@ -50,7 +51,10 @@ def save_network(
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint; each shard holds at most `shard_bytes` bytes, or one tensor."""
+    """Write a checkpoint; each shard holds at most `shard_bytes` bytes, or one tensor.
+
+    A calibration that lies there is deleted: it was fitted to other weights.
+    """
     config = network.config
     written = {field.name: getattr(config, field.name) for field in fields(config)}
     own = {
@@ -62,6 +66,7 @@ def save_network(
         **REQUIRED,
     }
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / CALIBRATION).unlink(missing_ok=True)
     merged = json.loads(target.get_text_config().to_json_string(use_diff=False)) | written | own
     merged.pop("_name_or_path", None)  # where the target lay on this machine
     (directory / CONFIG).write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")

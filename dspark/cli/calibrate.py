@@ -1,6 +1,7 @@
 """`dspark calibrate`: make a drafter's confidences mean what they say."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -8,7 +9,9 @@ from rich.table import Table
 from transformers.utils import logging
 
 from dspark.calibration import Calibration
+from dspark.causal_model import CausalModel
 from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
+from dspark.digest import weights_digest
 from dspark.drafters.factory import load_drafter
 from dspark.loading import DTYPES, load_pair, load_tokenizer
 from dspark.reliability import (
@@ -46,7 +49,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     command.add_argument("--num-prompts", type=at_least(1), default=200, metavar="N", help="prompts at most")
     command.add_argument(
-        "--prompt-tokens", type=at_least(1), default=48, metavar="N", help="tokens of a prompt at most"
+        "--prompt-tokens",
+        type=at_least(1),
+        default=48,
+        metavar="N",
+        help="where documents are cut; prompts and messages are not",
     )
     command.add_argument(
         "--max-new-tokens", type=at_least(1), default=96, metavar="N", help="tokens added to each prompt"
@@ -77,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         prompt_tokens=options.prompt_tokens,
         num_prompts=options.num_prompts,
         seed=options.seed,
+        longest=CausalModel.of(target).room_beside(options.max_new_tokens),
     )
     requests = [
         Request(
@@ -90,7 +98,11 @@ def run(options: argparse.Namespace) -> int:
     ]
     rounds = record_rounds(target, drafter, requests, batch_size=options.batch_size)
     fitting = rounds.request_ids % 2 == 0
-    calibration = fit_calibration(rounds.where(fitting))
+    calibration = replace(
+        fit_calibration(rounds.where(fitting)),
+        sampling_temperature=options.temperature,
+        network_sha256=weights_digest(drafter.network.state_dict()),
+    )
     before = rounds.where(~fitting)
     after = calibrated(before, calibration)
     Console().print(_table(calibration, before, after))

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
+from dspark.chat import chat_text, stop_token_ids
 from dspark.cli.method import add_method, drafter_of, scheduler_of
 from dspark.cli.options import HelpWithDefaults, add_models, device_named
 from dspark.decoder import SpeculativeDecoder
@@ -23,6 +24,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command = commands.add_parser("generate", help="continue a prompt", formatter_class=HelpWithDefaults)
     command.set_defaults(run=run)
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to continue")
+    command.add_argument("--chat", action="store_true", help="put the prompt into the tokenizer's chat template")
     command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
     add_models(command)
     add_method(command)
@@ -35,7 +37,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         type=int,
         nargs="*",
         metavar="ID",
-        help="what ends the text (default: the end-of-text token)",
+        help="what ends the text (default: what generation_config.json names, else the tokenizer's end of text)",
     )
     sampling = command.add_argument_group("sampling")
     sampling.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
@@ -71,11 +73,13 @@ def run(options: argparse.Namespace) -> int:
         dtype=DTYPES[options.dtype],
     )
     tokenizer = load_tokenizer(options.target)
+    if options.chat:
+        text = chat_text([{"role": "user", "content": text}], tokenizer)
     stop = options.stop_token_ids
     if stop is None:
-        stop = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        stop = stop_token_ids(pair.target, tokenizer)
     request = Request(
-        prompt_token_ids=tuple(tokenizer.encode(text)),
+        prompt_token_ids=tuple(tokenizer.encode(text, add_special_tokens=not options.chat)),
         max_new_tokens=options.max_new_tokens,
         min_new_tokens=options.min_new_tokens,
         num_draft_tokens=options.num_draft_tokens,

@@ -51,7 +51,12 @@ def drafter_of(options: argparse.Namespace, pair: LoadedPair) -> Drafter:
             )
         target = pair.target
         return load_drafter(
-            directory, target=target, device=target.device, dtype=target.dtype, greedy=options.greedy_drafts
+            directory,
+            target=target,
+            device=target.device,
+            dtype=target.dtype,
+            greedy=options.greedy_drafts,
+            temperature=None if options.scheduler == "none" else options.temperature,
         )
     if options.drafter_dir is not None:
         raise ValueError(

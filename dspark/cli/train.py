@@ -8,10 +8,12 @@ import torch
 from transformers.utils import logging
 
 from dspark.causal_model import CausalModel
+from dspark.chat import stop_token_ids
 from dspark.checkpoints import save_network
 from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
 from dspark.drafters.factory import new_network
 from dspark.loading import DTYPES, load_pair, load_tokenizer
+from dspark.networks.config import first_unused
 from dspark.training.corpus import regenerate
 from dspark.training.documents import cut_prompts, read_documents
 from dspark.training.evaluation import estimate_acceptance
@@ -60,12 +62,19 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="layers whose outputs are read (default: five, evenly spaced)",
     )
     network.add_argument(
-        "--mask-token-id", type=int, metavar="ID", help="what stands for a draft (default: the padding token)"
+        "--mask-token-id",
+        type=int,
+        metavar="ID",
+        help="what stands for a draft (default: the first id that the tokenizer does not use)",
     )
     text = command.add_argument_group("text")
     text.add_argument("--num-prompts", type=at_least(1), default=100_000, metavar="N", help="prompts at most")
     text.add_argument(
-        "--prompt-tokens", type=at_least(1), default=64, metavar="N", help="where documents are cut into prompts"
+        "--prompt-tokens",
+        type=at_least(1),
+        default=64,
+        metavar="N",
+        help="where documents are cut; prompts and messages are not",
     )
     text.add_argument(
         "--max-new-tokens", type=at_least(1), default=448, metavar="N", help="what the target adds to each"
@@ -74,7 +83,20 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     training = command.add_argument_group("training")
     training.add_argument("--steps", type=at_least(1), default=10_000, metavar="N", help="updates")
     training.add_argument("--batch-size", type=at_least(1), default=8, metavar="N", help="sequences an update")
-    training.add_argument("--num-anchors", type=at_least(1), default=128, metavar="N", help="blocks a sequence")
+    training.add_argument(
+        "--accumulate",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="parts of a batch, read one by one to save memory",
+    )
+    training.add_argument(
+        "--num-anchors",
+        type=at_least(1),
+        default=128,
+        metavar="N",
+        help="blocks a sequence; DSpark has 512, more than a response of 448 tokens has places for",
+    )
     training.add_argument("--learning-rate", type=float, default=6e-4, help="the largest; it rises and falls")
     training.add_argument("--decay", type=float, default=4.0, help="of the position weights, in positions")
     training.add_argument("--checkpoint-every", type=at_least(1), default=500, metavar="N", help="updates")
@@ -95,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
     settings = TrainingSettings(
         steps=options.steps,
         batch_size=options.batch_size,
+        accumulate=options.accumulate,
         num_anchors=options.num_anchors,
         learning_rate=options.learning_rate,
         checkpoint_every=options.checkpoint_every,
@@ -103,32 +126,33 @@ def run(options: argparse.Namespace) -> int:
     )
     device = device_named(options.device)
     target = load_pair(target_dir=options.target, draft_dir=None, device=device, dtype=DTYPES[options.dtype]).target
-    network = new_network(target, kind=options.kind, **_choices(options))  # a wrong shape shows before the long work
-    tokenizer = load_tokenizer(options.target)
+    reading, tokenizer = CausalModel.of(target), load_tokenizer(options.target)
+    choices = _choices(options, reading.vocab_size, tokenizer)
+    network = new_network(target, kind=options.kind, **choices)  # a wrong shape shows before the long work
     prompts = cut_prompts(
         read_documents(options.text, tokenizer),
         tokenizer,
         prompt_tokens=options.prompt_tokens,
         num_prompts=options.num_prompts,
         seed=options.seed,
+        longest=reading.room_beside(options.max_new_tokens),
     )
-    stop = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    num_validation = min(LARGEST_VALIDATION, max(1, round(VALIDATION_SHARE * len(prompts))))
+    num_train = len(prompts) - num_validation
+    if num_train < settings.batch_size:
+        raise ValueError(
+            f"the text gives {len(prompts)} prompts, {num_validation} of them for validation; a batch needs "
+            f"{settings.batch_size}. Give more text, or lower --batch-size."
+        )
     text = regenerate(
-        CausalModel.of(target),
+        reading,
         prompts,
         work / "text",
         max_new_tokens=options.max_new_tokens,
-        stop_token_ids=stop,
+        stop_token_ids=stop_token_ids(target, tokenizer),
         batch_size=options.text_batch_size,
         seed=options.seed,
     )
-    num_validation = min(LARGEST_VALIDATION, max(1, round(VALIDATION_SHARE * len(text.lengths))))
-    num_train = len(text.lengths) - num_validation
-    if num_train < settings.batch_size:
-        raise ValueError(
-            f"the text gives {len(text.lengths)} sequences, {num_validation} of them for validation; a batch needs "
-            f"{settings.batch_size}. Give more text, or lower --batch-size."
-        )
     trainer = Trainer(
         target,
         network,
@@ -140,14 +164,14 @@ def run(options: argparse.Namespace) -> int:
     trainer.run()
     save_network(network, options.out, target=target.config)
     held_back = text.select(range(num_train, len(text.lengths)))
-    acceptance = estimate_acceptance(CausalModel.of(target), network, held_back, seed=options.seed)
+    acceptance = estimate_acceptance(reading, network, held_back, seed=options.seed)
     print(f"accepted length at temperature 1, final token included: {acceptance.length:.3f}")
     print("conditional acceptance by position:", " ".join(f"{value:.3f}" for value in acceptance.conditional))
     print(f"drafter: {options.out}\nmetrics: {work / 'metrics.jsonl'}, {work / 'metrics.png'}")
     return 0
 
 
-def _choices(options: argparse.Namespace) -> dict[str, Any]:
+def _choices(options: argparse.Namespace, vocab_size: int, tokenizer: Any) -> dict[str, Any]:
     torch.manual_seed(options.seed)
     choices: dict[str, Any] = {"block_size": options.block_size, "num_anchors": options.num_anchors}
     if options.kind != "eagle3":
@@ -158,4 +182,6 @@ def _choices(options: argparse.Namespace) -> dict[str, Any]:
         choices["target_layer_ids"] = tuple(options.target_layer_ids)
     if options.mask_token_id is not None:
         choices["mask_token_id"] = options.mask_token_id
+    elif options.kind != "eagle3":
+        choices["mask_token_id"] = first_unused(vocab_size, tokenizer.get_vocab().values())
     return choices

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from dspark.calibration import FILE as CALIBRATION
 from dspark.calibration import Calibration
 from dspark.checkpoints import DrafterNetwork, load_network
+from dspark.digest import weights_digest
 from dspark.drafters.dspark import DSparkDrafter
 from dspark.drafters.eagle3 import Eagle3Drafter
 from dspark.networks.config import DrafterConfig
@@ -28,13 +29,18 @@ def load_drafter(
     dtype: torch.dtype,
     greedy: bool = False,
     calibrated: bool = True,
+    temperature: float | None = None,
 ) -> DSparkDrafter | Eagle3Drafter:
     """The drafter of a checkpoint for its target; raises ValueError as `load_network`.
 
-    With `calibrated` its confidences are corrected by the checkpoint's `calibration.json`, where it has one.
+    With `calibrated` its confidences are corrected by the checkpoint's `calibration.json`, where it has one: ValueError where
+    that is of other weights, a warning where it is not for the `temperature` of decoding.
     """
     network = load_network(directory, target=target, device=device, dtype=dtype)
-    calibration = Calibration.load(directory) if calibrated and (directory / CALIBRATION).is_file() else None
+    calibration = None
+    if calibrated and (directory / CALIBRATION).is_file():
+        calibration = Calibration.load(directory)
+        calibration.require(network_sha256=weights_digest(network.state_dict()), temperature=temperature)
     return drafter_of(network, greedy=greedy, calibration=calibration)
 
 
@@ -52,11 +58,14 @@ def drafter_of(
 def new_network(target: PreTrainedModel, *, kind: Kind, **choices: Any) -> DrafterNetwork:
     """An untrained network on the target's device, in float32; `choices` are fields of its configuration.
 
+    `mask_token_id` is one of them, but for EAGLE-3, which drafts without masks.
     It has the target's embeddings and begins as the target's last layers where they fit (`warm_start`); the rest comes from
     torch's global generator. The sequential head begins at no bias, with embeddings of unit size so that it learns at once.
     """
     if kind != "dspark":
         choices |= {"markov_rank": 0, "enable_confidence_head": False}
+    if kind == "eagle3":
+        choices = {"mask_token_id": 0} | choices
     config = DrafterConfig.for_target(target.config, **choices)
     network = Eagle3Network(config) if kind == "eagle3" else DSparkNetwork(config)
     for module in network.modules():

@@ -1,6 +1,7 @@
 """The shape of a drafter network; field names as in the released configurations."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,8 @@ class DrafterConfig:
     """A drafter for one target: it has the target's vocabulary, hidden size and (frozen) embeddings.
 
     `target_layer_ids` are the target layers whose outputs it reads (-1: the embeddings; never the last one, of
-    `num_target_layers`). `block_size` drafts at most are made a round. `markov_rank` 0: no sequential head (DFlash).
+    `num_target_layers`). `block_size` drafts at most are made a round, and `mask_token_id`, which no text holds, stands for those
+    that are not made yet (`first_unused`). `markov_rank` 0: no sequential head (DFlash).
     `num_anchors` a sequence were trained on; no network reads it, but other readers of the released format want it.
     """
 
@@ -28,8 +30,8 @@ class DrafterConfig:
     intermediate_size: int
     num_target_layers: int
     target_layer_ids: tuple[int, ...]
+    mask_token_id: int
     block_size: int = 7
-    mask_token_id: int = 0
     markov_rank: int = 256
     markov_head_type: MarkovHeadType = "vanilla"
     enable_confidence_head: bool = True
@@ -94,7 +96,7 @@ class DrafterConfig:
         return self.confidence_head_with_markov and self.markov_rank > 0
 
     @classmethod
-    def for_target(cls, target: PreTrainedConfig, **choices: Any) -> "DrafterConfig":
+    def for_target(cls, target: PreTrainedConfig, *, mask_token_id: int, **choices: Any) -> "DrafterConfig":
         """A drafter in the proportions of its target; `choices` are fields to set otherwise."""
         text: Any = target.get_text_config()
         heads = int(text.num_attention_heads)
@@ -109,13 +111,25 @@ class DrafterConfig:
             "intermediate_size": int(getattr(text, "intermediate_size", None) or 4 * text.hidden_size),
             "num_target_layers": num_layers,
             "target_layer_ids": evenly_spaced(num_layers),
-            "mask_token_id": next(
-                (each for each in (text.pad_token_id, text.eos_token_id) if isinstance(each, int)), 0
-            ),
+            "mask_token_id": mask_token_id,
             "rms_norm_eps": float(getattr(text, "rms_norm_eps", 1e-6)),
             "rope_theta": _base(text.to_dict()),  # of scaled positions too: the drafter has plain ones of its own
         }
         return cls(**(given | choices))
+
+
+def first_unused(vocab_size: int, token_ids: Iterable[int]) -> int:
+    """The first id behind those of a tokenizer, for masks: no text holds it, and targets pad their vocabulary.
+
+    Raises ValueError (value, rule, remedy) where the tokenizer has a token for every id.
+    """
+    found = 1 + max(token_ids, default=-1)
+    if found >= vocab_size:
+        raise ValueError(
+            f"the tokenizer uses all {vocab_size} ids of the target; a mask has to be one that texts do not hold. Name the "
+            "rarest token with --mask-token-id."
+        )
+    return found
 
 
 def evenly_spaced(num_target_layers: int) -> tuple[int, ...]:

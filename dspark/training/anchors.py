@@ -32,6 +32,15 @@ class Blocks:
             self.previous_token_ids.to(device),
         )
 
+    def part(self, *, rows: slice = slice(None), anchors: slice = slice(None)) -> "Blocks":
+        """Those of some sequences and anchors."""
+        return Blocks(
+            self.anchors[rows, anchors],
+            self.valid[rows, anchors],
+            self.draft_token_ids[rows, anchors],
+            self.previous_token_ids[rows, anchors],
+        )
+
     def rows_of(self, states: Tensor) -> Tensor:
         """What stands at the positions that predict the drafts: `[B, T, D]` -> `[B, A, K, D]`."""
         num_positions, width = states.shape[1:]
@@ -49,15 +58,17 @@ def sample_blocks(
     num_anchors: int,
     block_size: int,
     generator: torch.Generator,
+    first_anchor: int = 0,
 ) -> Blocks:
     """Draw `num_anchors` different anchors in each response, all equally likely; fewer where the response is shorter.
 
     The first anchor that can be drawn is the last token of the prompt, the last one the token before the last of the text: both
-    occur in decoding. All arguments are on the host, and so is the result.
+    occur in decoding. None is before `first_anchor`. All arguments are on the host, and so is the result.
     """
     num_positions = token_ids.shape[1]
     places = torch.arange(num_positions)
-    possible = (places >= prompt_lengths[:, None] - 1) & (places < lengths[:, None] - 1)  # [B, T]
+    first = (prompt_lengths - 1).clamp(min=first_anchor)
+    possible = (places >= first[:, None]) & (places < lengths[:, None] - 1)  # [B, T]
     keys = torch.rand(possible.shape, generator=generator).masked_fill(~possible, -1.0)
     best = keys.topk(min(num_anchors, num_positions), dim=1)
     used = best.values >= 0

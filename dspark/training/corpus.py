@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dspark.cache import open_context
 from dspark.causal_model import CausalModel
+from dspark.digest import model_digest
 from dspark.sampling import draw
 from dspark.training.documents import Prompt
 
@@ -102,12 +103,13 @@ def regenerate(
     """Continue all prompts into `folder`, one shard a batch; shards that are there already are kept.
 
     A shard depends on its prompts, the seed and its number only, so an interrupted call can be repeated. Raises
-    ValueError where the folder holds text of other prompts or settings, or a prompt leaves no room.
+    ValueError where the folder holds text of another target, prompts or settings, or a prompt leaves no room.
     """
     _require_room(target, prompts, max_new_tokens)
     description = {
         "prompts_sha256": _fingerprint(prompts),
-        "target_parameters": sum(parameter.numel() for parameter in target.model.parameters()),
+        "target_dtype": str(target.model.dtype).removeprefix("torch."),
+        "target_sha256": model_digest(target.model),
         "max_new_tokens": max_new_tokens,
         "stop_token_ids": list(stop_token_ids),
         "batch_size": batch_size,
@@ -185,7 +187,7 @@ def _claim(folder: Path, description: dict[str, object]) -> None:
     different = sorted(name for name in description if found.get(name) != description[name])
     if different:
         raise ValueError(
-            f"{str(folder)!r} holds text with other {', '.join(different)}; one folder holds one text. "
+            f"{str(folder)!r} holds text of other {', '.join(different)}; one folder holds one text. "
             "Give another folder, or the settings that it was made with."
         )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dspark.chat import chat_text
 from dspark.text_files import read_text
 
 KEYS = ("prompt", "messages", "text")
@@ -14,11 +15,16 @@ KEYS = ("prompt", "messages", "text")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """A text with the name of its domain; `is_prompt` says that it is a prompt as it stands, not to be cut."""
+    """A text with the name of its domain; `is_prompt` says that it is a prompt as it stands, not to be cut.
+
+    `is_chat`: the special tokens of a prompt are in the text already. `place` is where it was read, for errors.
+    """
 
     text: str
     domain: str
     is_prompt: bool = False
+    is_chat: bool = False
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,27 +65,41 @@ def _objects(text: str, path: Path, tokenizer: Any) -> Iterator[Document]:
             raise ValueError(f"{place} has none of the keys {', '.join(KEYS)}; an object needs one. Add one.")
         value = entry[key]
         if key == "messages":
-            if not getattr(tokenizer, "chat_template", None):
-                raise ValueError(f"{place} is a chat, and the target's tokenizer has no chat template; give a prompt.")
-            value = tokenizer.apply_chat_template(value, tokenize=False, add_generation_prompt=True)
+            try:
+                value = chat_text(value, tokenizer)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
         if not isinstance(value, str) or not value:
             raise ValueError(f"{place} has {key} = {value!r}; it must be a text that is not empty.")
-        yield Document(text=value, domain=str(entry.get("domain", path.stem)), is_prompt=key != "text")
+        domain = str(entry.get("domain", path.stem))
+        yield Document(text=value, domain=domain, is_prompt=key != "text", is_chat=key == "messages", place=place)
 
 
 def cut_prompts(
-    documents: Sequence[Document], tokenizer: Any, *, prompt_tokens: int, num_prompts: int, seed: int
+    documents: Sequence[Document],
+    tokenizer: Any,
+    *,
+    prompt_tokens: int,
+    num_prompts: int,
+    seed: int,
+    longest: int | None = None,
 ) -> list[Prompt]:
-    """At most `num_prompts` prompts in random order: windows of documents, and the end of what is a prompt already.
+    """At most `num_prompts` prompts in random order: windows of documents, and whole what is a prompt already.
 
     A document gives as many windows of `prompt_tokens` tokens, side by side, as it holds; a shorter one gives itself.
-    Raises ValueError where that leaves none.
+    Raises ValueError where that leaves none, or a prompt has more than `longest` tokens.
     """
     prompts: list[Prompt] = []
     for document in documents:
-        token_ids = tokenizer(document.text, add_special_tokens=document.is_prompt)["input_ids"]
+        special = document.is_prompt and not document.is_chat
+        token_ids = tokenizer(document.text, add_special_tokens=special)["input_ids"]
+        if document.is_prompt and longest is not None and len(token_ids) > longest:
+            raise ValueError(
+                f"{document.place or 'a prompt'} has {len(token_ids)} tokens; with the response the target has room for "
+                f"{longest}. Shorten it, or lower --max-new-tokens."
+            )
         if document.is_prompt or len(token_ids) < prompt_tokens:
-            windows = [token_ids[-prompt_tokens:]]
+            windows = [token_ids]
         else:
             starts = range(0, len(token_ids) - prompt_tokens + 1, prompt_tokens)
             windows = [token_ids[start : start + prompt_tokens] for start in starts]

@@ -10,7 +10,7 @@ from dspark.checkpoints import DrafterNetwork
 from dspark.training.anchors import sample_blocks
 from dspark.training.corpus import Text
 from dspark.training.losses import acceptance_ratios
-from dspark.training.outputs import block_outputs
+from dspark.training.outputs import block_states, first_anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,13 @@ def estimate_acceptance(
             num_anchors=num_anchors,
             block_size=network.block_size,
             generator=generator,
+            first_anchor=first_anchor(network),
         ).to(target.device)
-        outputs = block_outputs(target, network, part.token_ids.to(target.device), blocks)
-        ratios = acceptance_ratios(outputs.draft_logits, outputs.target_logits, blocks.draft_token_ids)
-        found.append(ratios[outputs.valid.all(-1)].cpu())  # [N, K]
+        states = block_states(target, network, part.token_ids.to(target.device), blocks)
+        for anchors in states.parts():
+            outputs, own = states.outputs(anchors, states.hidden[:, anchors]), blocks.part(anchors=anchors)
+            ratios = acceptance_ratios(outputs.draft_logits, outputs.target_logits, own.draft_token_ids)
+            found.append(ratios[own.valid.all(-1)].cpu())  # [N, K]
     ratios = torch.cat(found)
     if not len(ratios):
         raise ValueError("no response holds a whole block; acceptance cannot be estimated. Give longer responses.")

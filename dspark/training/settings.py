@@ -10,12 +10,15 @@ from dspark.training.losses import LossWeights
 class TrainingSettings:
     """One run: `steps` updates on `batch_size` sequences with `num_anchors` anchors each.
 
+    `accumulate` parts of a batch are read one after the other, and their gradients added: the update is the same, to rounding,
+    in about as much less memory.
     The learning rate climbs to `learning_rate` over the first `warm_up` of the steps and falls along a cosine to zero.
     A checkpoint is written every `checkpoint_every` steps and at the end.
     """
 
     steps: int
     batch_size: int = 8
+    accumulate: int = 1
     num_anchors: int = 512
     learning_rate: float = 6e-4
     warm_up: float = 0.04
@@ -26,10 +29,15 @@ class TrainingSettings:
     weights: LossWeights = field(default_factory=LossWeights)
 
     def __post_init__(self) -> None:
-        for name, smallest in (("steps", 1), ("batch_size", 1), ("num_anchors", 1), ("checkpoint_every", 1)):
+        for name in ("steps", "batch_size", "accumulate", "num_anchors", "checkpoint_every"):
             value = getattr(self, name)
-            if value < smallest:
-                raise ValueError(f"{name} is {value}; it must be at least {smallest}. Raise it.")
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1. Raise it.")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate is {self.accumulate} and batch_size {self.batch_size}; each part of a batch has a sequence. "
+                "Lower accumulate."
+            )
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
             if not 0 < value < math.inf:

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from dspark.causal_model import CausalModel
 from dspark.checkpoints import DrafterNetwork
+from dspark.digest import digest_of, model_digest
 from dspark.training.anchors import sample_blocks
 from dspark.training.checkpoint import load_latest, save_state
 from dspark.training.corpus import Text
-from dspark.training.losses import Losses, drafter_losses
+from dspark.training.gradient import backpropagate
+from dspark.training.losses import Losses, total_weight
 from dspark.training.metrics import plot, read, truncate
-from dspark.training.outputs import block_outputs
+from dspark.training.outputs import block_states, first_anchor
 from dspark.training.settings import TrainingSettings
 
 METRICS = "metrics.jsonl"
@@ -91,15 +93,12 @@ class Trainer:
         started = time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(step)
-        losses = self.losses(step)
-        losses.total.backward()
+        losses = self._backpropagate(step)
         norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip, error_if_nonfinite=True)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         scalars = torch.stack([losses.total, losses.cross_entropy, losses.distance, losses.confidence, norm])
-        numbers: list[float] = torch.cat(
-            [scalars.detach(), losses.acceptance]
-        ).tolist()  # the one transfer of an update
+        numbers: list[float] = torch.cat([scalars, losses.acceptance]).tolist()  # the one transfer of an update
         names = ("loss", "cross_entropy", "distance", "confidence", "gradient_norm")
         return {
             **{name: round(value, 6) for name, value in zip(names, numbers, strict=False)},
@@ -108,29 +107,29 @@ class Trainer:
             "seconds": round(time.perf_counter() - started, 3),
         }
 
-    def losses(self, step: int) -> Losses:
-        """The losses of one update's batch."""
+    def _backpropagate(self, step: int) -> Losses:
+        """Add up the gradient of one update's batch, part by part; returns its losses."""
+        settings = self.settings
         text = self._batch(step)
         blocks = sample_blocks(
             text.token_ids,
             text.lengths,
             text.prompt_lengths,
-            num_anchors=self.settings.num_anchors,
+            num_anchors=settings.num_anchors,
             block_size=self.network.block_size,
             generator=self._generator("anchors", step),
-        )
-        blocks = blocks.to(self.device)
-        outputs = block_outputs(
-            self.target, self.network, text.token_ids.to(self.device), blocks, autocast=self.autocast
-        )
-        return drafter_losses(
-            draft_logits=outputs.draft_logits,
-            target_logits=outputs.target_logits,
-            draft_token_ids=blocks.draft_token_ids,
-            valid=outputs.valid,
-            confidence_logits=outputs.confidence_logits,
-            weights=self.settings.weights,
-        )
+            first_anchor=first_anchor(self.network),
+        ).to(self.device)
+        token_ids = text.token_ids.to(self.device)
+        divisor = total_weight(blocks.valid, settings.weights.decay)
+        bounds = [part * settings.batch_size // settings.accumulate for part in range(settings.accumulate + 1)]
+        found: list[Losses] = []
+        for rows in map(slice, bounds[:-1], bounds[1:]):
+            states = block_states(
+                self.target, self.network, token_ids[rows], blocks.part(rows=rows), autocast=self.autocast
+            )
+            found.append(backpropagate(states, weights=settings.weights, divisor=divisor))
+        return sum(found[1:], found[0])
 
     def _batch(self, step: int) -> Text:
         per_epoch = len(self.text.lengths) // self.settings.batch_size
@@ -144,9 +143,14 @@ class Trainer:
         digest = hashlib.sha256(f"{self.settings.seed} {purpose} {number}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
-    def _identity(self) -> str:
-        digest = hashlib.sha256(repr(self.settings).encode())
-        digest.update(self.text.token_ids.numpy().tobytes())
-        for name, parameter in self.network.named_parameters():
-            digest.update(f"{name} {tuple(parameter.shape)} {parameter.requires_grad}".encode())
-        return digest.hexdigest()
+    def _identity(self) -> dict[str, str]:
+        """What a run is, part by part."""
+        text = {name: getattr(self.text, name) for name in ("token_ids", "lengths", "prompt_lengths")}
+        network = [type(self.network).__name__, self.network.config]
+        return {
+            "settings": repr(self.settings),
+            "arithmetic": f"{self.target.model.dtype}, autocast {self.autocast}",
+            "text": digest_of(text),
+            "target": model_digest(self.target.model),
+            "network": repr(network),
+        }

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from dspark import Request, SpeculativeDecoder
 from dspark.calibration import FILE, Calibration
 from dspark.checkpoints import save_network
+from dspark.digest import weights_digest
 from dspark.drafters.factory import load_drafter, random_drafter
 from dspark.reliability import (
     Predictions,
@@ -183,7 +184,7 @@ def test_apply() -> None:
 
 
 def test_file(tmp_path: Path) -> None:
-    calibration = Calibration((1.25, 0.1))
+    calibration = Calibration((1.25, 0.1), 0.7, "abc")
     assert calibration.save(tmp_path) == tmp_path / FILE
     assert Calibration.load(tmp_path) == calibration
     stored = json.loads((tmp_path / FILE).read_text())
@@ -191,6 +192,7 @@ def test_file(tmp_path: Path) -> None:
         ({"schema": "x"}, "schema is 'x'"),
         ({"temperatures": [0]}, "positive and finite"),
         ({"temperatures": 1}, "not iterable"),
+        ({"schema": "dspark-calibration/1"}, "not 'dspark-calibration/2'.*Make one with"),
     ):
         (tmp_path / FILE).write_text(json.dumps(stored | change))
         with pytest.raises(ValueError, match=message):
@@ -202,11 +204,39 @@ def test_file(tmp_path: Path) -> None:
         Calibration.load(tmp_path / "nowhere")
 
 
+def test_a_calibration_is_for_the_weights_and_the_temperature_that_it_was_fitted_at(tiny: Tiny, tmp_path: Path) -> None:
+    target = tiny("qwen3")
+    network: Any = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,)).network
+    settings: dict[str, Any] = {"target": target, "device": torch.device("cpu")}
+
+    def save() -> Path:
+        save_network(network, tmp_path, target=target.config, dtype=torch.float32)
+        return tmp_path / FILE
+
+    save()
+    own = weights_digest(network.state_dict())
+    Calibration((2.0, 0.5), 0.7, own).save(tmp_path)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        load_drafter(tmp_path, dtype=dtype, temperature=0.7, **settings)
+    with pytest.warns(UserWarning, match=r"fitted at temperature 0\.7 and is used at 1"):
+        load_drafter(tmp_path, dtype=torch.float32, temperature=1.0, **settings)
+    stale = (tmp_path / FILE).read_text()
+    network.fc.weight.data *= 1.1
+    assert not save().exists()
+    load_drafter(tmp_path, dtype=torch.float32, **settings)
+    (tmp_path / FILE).write_text(stale)
+    with pytest.raises(
+        ValueError, match=rf"fitted to other weights \({own[:12]} instead of .*`dspark calibrate`, or delete"
+    ):
+        load_drafter(tmp_path, dtype=torch.float32, **settings)
+    load_drafter(tmp_path, dtype=torch.float32, calibrated=False, **settings)
+
+
 def test_a_drafter_reports_calibrated_confidences_and_drafts_the_same(tiny: Tiny, tmp_path: Path) -> None:
     target = tiny("qwen3")
     network: Any = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,)).network
     save_network(network, tmp_path, target=target.config, dtype=torch.float64)
-    calibration = Calibration((2.0, 0.5, 1.0, 3.0))
+    calibration = Calibration((2.0, 0.5, 1.0, 3.0), network_sha256=weights_digest(network.state_dict()))
     settings: dict[str, Any] = {"target": target, "device": torch.device("cpu"), "dtype": torch.float64}
     asked = [Request(prompt_token_ids=(1, 2), max_new_tokens=12, num_draft_tokens=4, seed=1)]
 

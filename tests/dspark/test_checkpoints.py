@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 def build(target: PreTrainedModel, kind: Kind = "dspark", **choices: Any) -> DrafterNetwork:
     torch.manual_seed(0)
-    shape = {"num_hidden_layers": 2, "block_size": 5, "target_layer_ids": (-1, 0)}
+    shape = {"num_hidden_layers": 2, "block_size": 5, "target_layer_ids": (-1, 0), "mask_token_id": 0}
     rank = {"markov_rank": 4} if kind == "dspark" else {}
     network = new_network(target, kind=kind, **{**shape, **rank, **choices})
     for parameter in network.parameters():

@@ -46,6 +46,12 @@ def test_calibrate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(arguments) == 0
     calibration = Calibration.load(folder / "drafter")
     assert len(calibration.temperatures) == 2
+    assert calibration.sampling_temperature == 1.0
+    generate = ["generate", "w1 w2", *arguments[2:8], "--drafter", "dspark", "--drafter-dir", arguments[1]]
+    generate += ["--num-draft-tokens", "2", "--scheduler", "threshold", "--max-new-tokens", "4"]
+    assert main(generate) == 0
+    with pytest.warns(UserWarning, match="fitted at temperature 1 and is used at 0"):
+        assert main([*generate, "--temperature", "0"]) == 0
     assert diagram.read_text().lstrip().startswith("<?xml")
     output = capsys.readouterr().out
     assert f"{calibration.temperatures[0]:.2f}" in output
@@ -87,7 +93,7 @@ def test_wrong_values_are_one_line(
     names = {"DRAFTER": folder / "drafter", "FILE": folder / "text.txt", "FOLDER": tmp_path / "new"}
     for name, path in names.items():
         arguments = [each.replace(name, str(path)) for each in arguments]
-    shape = ["--target-layer-ids", "0", "--layers", "1"] if arguments[0] == "train" else []
+    shape = ["--target-layer-ids", "0", "--layers", "1", "--mask-token-id", "0"] if arguments[0] == "train" else []
     assert main([*arguments, *shape, "--target", str(folder / "target"), "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert message in error

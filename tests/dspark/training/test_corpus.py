@@ -63,8 +63,12 @@ def test_an_interrupted_regeneration_continues_to_the_same_text(target: CausalMo
 
 def test_a_folder_holds_one_text(target: CausalModel, tmp_path: Path) -> None:
     regenerate(target, PROMPTS, tmp_path, max_new_tokens=5)
-    with pytest.raises(ValueError, match="text with other seed"):
+    with pytest.raises(ValueError, match="text of other seed"):
         regenerate(target, PROMPTS, tmp_path, max_new_tokens=5, seed=1)
+    with pytest.raises(ValueError, match="text of other target_sha256"):
+        regenerate(CausalModel.of(build("qwen3", seed=1)), PROMPTS, tmp_path, max_new_tokens=5)
+    with pytest.raises(ValueError, match="text of other target_dtype"):
+        regenerate(CausalModel.of(build("qwen3", dtype=torch.float32)), PROMPTS, tmp_path, max_new_tokens=5)
     with pytest.raises(ValueError, match="prompts_sha256"):
         regenerate(target, PROMPTS[1:], tmp_path, max_new_tokens=5)
 

@@ -56,7 +56,8 @@ def test_conditional_acceptance_is_survival_over_survival() -> None:
 
 def test_responses_shorter_than_a_block_are_refused(tmp_path: Path) -> None:
     target = build("qwen3", dtype=torch.float32)
-    network = new_network(target, kind="dflash", num_hidden_layers=1, block_size=5, target_layer_ids=(0,))
+    shape = {"num_hidden_layers": 1, "block_size": 5, "target_layer_ids": (0,), "mask_token_id": 0}
+    network = new_network(target, kind="dflash", **shape)
     prompts = [Prompt(token_ids=(1, 2), domain="x")] * 2
     text = regenerate(CausalModel.of(target), prompts, tmp_path, max_new_tokens=4)
     with pytest.raises(ValueError, match="no response holds a whole block"):

@@ -42,10 +42,11 @@ def text(target: PreTrainedModel, tmp_path_factory: pytest.TempPathFactory) -> T
     return regenerate(CausalModel.of(target), prompts, folder, max_new_tokens=20, batch_size=8)
 
 
-def network_of(target: PreTrainedModel, kind: Kind = "dspark") -> DrafterNetwork:
+def network_of(target: PreTrainedModel, kind: Kind = "dspark", mask_token_id: int = 0) -> DrafterNetwork:
     torch.manual_seed(0)
+    shape = {"num_hidden_layers": 1, "block_size": 3, "target_layer_ids": (-1, 0), "mask_token_id": mask_token_id}
     rank = {"markov_rank": 8} if kind == "dspark" else {}
-    return new_network(target, kind=kind, num_hidden_layers=1, block_size=3, target_layer_ids=(-1, 0), **rank)
+    return new_network(target, kind=kind, **shape, **rank)
 
 
 def trainer(target: PreTrainedModel, network: DrafterNetwork, text: Text, folder: Path, **changes: Any) -> Trainer:
@@ -83,6 +84,18 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_if_it_had_not_been(
     assert len(losses[0]) == 12
 
 
+def test_a_batch_in_parts_makes_the_same_update(target: PreTrainedModel, text: Text, tmp_path: Path) -> None:
+    networks = []
+    for accumulate in (1, 3, 4):
+        networks.append(network_of(target))
+        trainer(target, networks[-1], text, tmp_path / str(accumulate), steps=3, accumulate=accumulate).run()
+    for one, *others in zip(*(network.parameters() for network in networks), strict=True):
+        for other in others:
+            assert torch.allclose(one, other, rtol=0, atol=2e-5)
+    with pytest.raises(ValueError, match="each part of a batch has a sequence"):
+        TrainingSettings(**SETTINGS, accumulate=5)
+
+
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     target: PreTrainedModel, text: Text, tmp_path: Path
 ) -> None:
@@ -92,10 +105,23 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
     assert trainer(target, network_of(target), text, tmp_path).run() == 12
 
 
-def test_a_run_continues_itself_only(target: PreTrainedModel, text: Text, tmp_path: Path) -> None:
+def test_a_run_continues_itself_only(target: PreTrainedModel, text: Text, tmp_path: Path, tiny: Tiny) -> None:
+    def like(**changes: Any) -> PreTrainedModel:
+        return tiny("qwen3", **{"dtype": torch.float32, "initializer_range": 0.5, **changes})
+
+    trainer(like(), network_of(target), text, tmp_path / "same").run(stop_after=4)
+    assert trainer(like(), network_of(target), text, tmp_path / "same").run() == 12
     trainer(target, network_of(target), text, tmp_path).run(stop_after=4)
-    with pytest.raises(ValueError, match="a run continues itself only"):
-        trainer(target, network_of(target), text, tmp_path, learning_rate=1e-3).run()
+    for other, message in (
+        (trainer(target, network_of(target), text, tmp_path, learning_rate=1e-3), "a run of other settings; a run"),
+        (trainer(target, network_of(target, mask_token_id=1), text, tmp_path), "other network;"),
+        (trainer(target, network_of(target), text.select(range(23)), tmp_path), "other text;"),
+        (trainer(like(seed=5), network_of(target), text, tmp_path), "other target;"),
+        (trainer(like(rms_norm_eps=1e-3), network_of(target), text, tmp_path), "other target;"),
+        (trainer(like(dtype=torch.float64), network_of(target), text, tmp_path), "other arithmetic, target;"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.run()
     with pytest.raises(ValueError, match="a batch takes different ones"):
         trainer(target, network_of(target), text, tmp_path, batch_size=25)
 
@@ -107,7 +133,8 @@ def test_warm_start_takes_layers_that_fit(tiny: Tiny) -> None:
         network.state_dict()["layers.0.mlp.up_proj.weight"], target.state_dict()["model.layers.1.mlp.up_proj.weight"]
     )
     torch.manual_seed(0)
-    narrow = new_network(target, kind="dspark", markov_rank=4, intermediate_size=8, target_layer_ids=(0,))
+    shape = {"markov_rank": 4, "intermediate_size": 8, "target_layer_ids": (0,), "mask_token_id": 0}
+    narrow = new_network(target, kind="dspark", **shape)
     assert warm_start(narrow, target) == 0
 
 
@@ -124,9 +151,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         str(default_target_dir()),
     ]
     arguments += ["--layers", "1", "--markov-rank", "8", "--steps", "2", "--batch-size", "2", "--num-anchors", "4"]
-    arguments += ["--prompt-tokens", "16", "--max-new-tokens", "16", "--device", "cpu"]
+    arguments += ["--prompt-tokens", "16", "--max-new-tokens", "16", "--device", "cpu", "--accumulate", "2"]
+    assert main(arguments) == 2
+    assert "uses all 1024 ids of the target" in capsys.readouterr().err
+    arguments += ["--mask-token-id", "0"]
+    assert main([*arguments, "--batch-size", "99"]) == 2
+    assert "a batch needs 99. Give more text, or lower --batch-size." in capsys.readouterr().err
+    assert not (tmp_path / "drafter.training" / "text").exists(), "nothing was regenerated, so other text is welcome"
     assert main(arguments) == 0
     assert "accepted length" in capsys.readouterr().out
     assert (tmp_path / "drafter" / "model.safetensors").is_file()
     assert main([*arguments[:2], str(tmp_path / "none.txt"), *arguments[3:]]) == 2
-    assert "is not a file" in capsys.readouterr().err
+    assert "cannot be read" in capsys.readouterr().err
