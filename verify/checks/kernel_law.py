@@ -16,7 +16,7 @@ from verify.results import Evidence, Finding, Verdict
 Result = TypeVar("Result")
 # The error whose visibility is stated: unverified drafts or, where the draft is the target, a bonus from the draft.
 STATED = {LEAK: "draft_leak", "bonus_from_draft": "bonus_from_draft", "identical": "copied outcome"}
-# A slow step is asked on until an error of this TV would be seen, if it has the time.
+# A slow step is asked on, while it has the time, until an error of this TV would be seen, and every mistake that makes as much.
 SOUGHT = 0.05
 _LN10 = float(np.log(10))
 
@@ -115,7 +115,11 @@ def _certificate(bet: CountBet) -> tuple[str, float | None]:
 
 def _shows_enough(bet: CountBet) -> bool:
     visible = _certificate(bet)[1]
-    return visible is not None and visible <= SOUGHT
+    return (
+        visible is not None
+        and visible <= SOUGHT
+        and all(bet.distance(name) < SOUGHT or bet.visible(name) is not None for name in bet.names)
+    )
 
 
 def _reason(bet: CountBet, experiment: Experiment, unit: str) -> str:

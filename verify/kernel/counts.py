@@ -85,6 +85,12 @@ class CountBet:
         }
         return shares | {LEARNED: float(weights[len(self.names) * len(SHARES) :].sum())}
 
+    def distance(self, name: str) -> float:
+        """TV that mistake `name` makes, averaged over the outcomes so far."""
+        sizes = [counts.sum() for counts in self.counts]
+        distances = [0.5 * float(np.abs(table.mistakes[name] - table.law).sum()) for table in self.tables]
+        return float(np.average(distances, weights=sizes)) if sum(sizes) else 0.0
+
     def visible(self, name: str, *, power: float = 1.645) -> float | None:
         """Smallest TV, as a share of mistake `name`, that the outcomes so far would have shown.
 
@@ -94,8 +100,7 @@ class CountBet:
         first = self.names.index(name) * len(SHARES)
         needed = -math.log(self.alpha) - self._log_prior[first]
         sizes = np.array([counts.sum() for counts in self.counts])
-        distances = [0.5 * float(np.abs(table.mistakes[name] - table.law).sum()) for table in self.tables]
-        distance = float(np.average(distances, weights=sizes)) if sizes.sum() else 0.0
+        distance = self.distance(name)
         impossible = [float(table.mistakes[name][table.law <= 0].sum()) for table in self.tables]
         for leak in np.geomspace(1e-5, 1, 101):
             if leak * float(sizes @ impossible) >= -math.log(0.05):

@@ -132,7 +132,7 @@ class Slow:
         ("", 0.05, 300, Verdict.PASS),
         ("", 1.0, FEW_ROWS, Verdict.PASS),
         ("RES-8 not subtracted", 0.05, 300, Verdict.FAIL),
-        ("ACC-14 no coin", 1.0, FEW_ROWS, Verdict.FAIL),
+        ("RES-8 not subtracted", 1.0, FEW_ROWS, Verdict.FAIL),
     ],
 )
 def test_a_slow_step_is_asked_for_fewer_rows(
