@@ -1,5 +1,6 @@
 """Planted bugs of random streams and of their use (RNG)."""
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,15 +66,39 @@ def one_number_per_round(*arguments: Any, **keywords: Any) -> RoundUniforms:
     return RoundUniforms(uniforms.draft[:, :1].expand_as(uniforms.draft), uniforms.accept, uniforms.final)
 
 
+class Unseeded(torch.Generator):
+    """The source of a request without a seed."""
+
+
+def mark_unseeded(seed: int | None) -> torch.Generator:
+    """The request's own generator, which can be told from a seeded one."""
+    return uniform_source(seed) if seed is not None else Unseeded()
+
+
+def another_sampler_without_seed(
+    sources: Sequence[torch.Generator], num_draft_tokens: Sequence[int], **keywords: Any
+) -> RoundUniforms:
+    """Without a seed the numbers come from the system, and judge each draft by the number that drew it."""
+    found = round_uniforms(sources, num_draft_tokens, **keywords)
+    for row, source in enumerate(sources):
+        if isinstance(source, Unseeded):
+            found.draft[row] = torch.tensor([_SYSTEM.random() for _ in found.draft[row]], dtype=torch.float64)
+            found.accept[row], found.final[row] = found.draft[row], _SYSTEM.random()
+    return found
+
+
+_SYSTEM = random.SystemRandom()
+
+
 def global_generator(law: Tensor, uniform: Tensor) -> Tensor:
     """Drafts are drawn with torch's global generator."""
     return draw(law, torch.rand(uniform.shape, dtype=torch.float64, device=uniform.device))
 
 
 def rng(row: str, source: str, mechanism: str, patch: str, value: Any, check: str, **fields: Any) -> Mutant:
-    """A bug of randomness."""
+    """A bug of randomness; `also` holds further patches."""
+    patches = {f"dspark.{name}": each for name, each in {patch: value, **fields.pop("also", {})}.items()}
     given: dict[str, Any] = {"properties": LAW, **fields}
-    patches = {f"dspark.{patch}": value}
     return Mutant(id=row, family="RNG", source=source, mechanism=mechanism, patches=patches, check=check, **given)
 
 
@@ -141,6 +166,16 @@ MUTANTS = (
         ROUND,
         draft_coin_again,
         EXACT,
+        diagnosis=("coin_of_the_draft",),
+    ),
+    rng(
+        "RNG-a",
+        "derived",
+        "requests without a seed have another sampler, which judges a draft by the number that drew it",
+        SOURCE,
+        mark_unseeded,
+        "test_03_sampled_law.py::test_tables[table-v16-close-sharp1.5-seed301]",
+        also={ROUND: another_sampler_without_seed},
         diagnosis=("coin_of_the_draft",),
     ),
     rng(

@@ -109,7 +109,7 @@ def _selected(
 
 
 def in_turn(subject: Subject, requests: Sequence[Request]) -> Iterator[Sequence[Observed]]:
-    """Answer the requests in groups, each when it is asked for; seeded by the check's seed where seeds are claimed."""
+    """Answer the requests in groups, each when it is asked for; every second one seeded, where seeds are claimed."""
     requests = seeded(subject, requests)
     for start in range(0, len(requests), CALLS_BETWEEN_LOOKS):
         subject.judge.progress(start, len(requests), "sampled requests")
@@ -117,11 +117,14 @@ def in_turn(subject: Subject, requests: Sequence[Request]) -> Iterator[Sequence[
 
 
 def seeded(subject: Subject, requests: Sequence[Request]) -> Sequence[Request]:
-    """The requests with seeds of their own, derived from the check's seed, where the decoder claims to heed seeds."""
+    """The requests, every second one with a seed of its own from the check's seed, where the decoder claims to heed seeds.
+
+    The others are asked as most users ask: what serves them is often another sampler.
+    """
     if not subject.capabilities.seeds:
         return requests
     first = subject.judge.seed % 2**31
-    return [replace(request, seed=first + index) for index, request in enumerate(requests)]
+    return [request if index % 2 else replace(request, seed=first + index) for index, request in enumerate(requests)]
 
 
 def _conclude(

@@ -1,7 +1,8 @@
 """What an engine is asked: groups of requests, each asked when a check first needs it, every answer kept."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 
 from pydantic import ValidationError
@@ -147,7 +148,8 @@ def plan(
     emits often: stops that are met, biases that are felt. `repeats`: how often each prompt is sampled.
     """
     claims = engine.capabilities
-    seeds = iter(range(seed, seed + 10**6))
+    seeds = count(seed)
+    own_seeds = _every_second(seeds, claims)
 
     def request(prompt: Sequence[int], *, max_new_tokens: int = 32, **settings: Any) -> Request:
         own = {name: settings.pop(name) for name in list(settings) if name in Request.__slots__}
@@ -160,8 +162,7 @@ def plan(
         return replace(asked, sampling=replace(asked.sampling, **settings))
 
     def sampled(prompt: Sequence[int], **settings: Any) -> Request:
-        own_seed = next(seeds) if claims.seeds else None
-        return request(prompt, **{"temperature": 1.0, "seed": own_seed} | settings)
+        return request(prompt, **{"temperature": 1.0, "seed": next(own_seeds)} | settings)
 
     def greedy(prompt: Sequence[int], **settings: Any) -> Request:
         return request(prompt, temperature=0.0, **settings)
@@ -214,16 +215,12 @@ def plan_twins(
     prompts: Sequence[Sequence[int]], engine: Engine, *, seed: int, repeats: int = 12, max_new_tokens: int = 12
 ) -> list[Group]:
     """Where no target is at hand: the same requests with speculation and without, sampled with randomness of their own."""
-    seeds = iter(range(seed, seed + 10**6))
+    own_seeds = _every_second(count(seed), engine.capabilities)
     many = max(engine.concurrency)
 
     def twins(name: str, *, plain: bool) -> Group:
         asked = [
-            Request(
-                prompt_token_ids=tuple(p),
-                max_new_tokens=max_new_tokens,
-                seed=next(seeds) if engine.capabilities.seeds else None,
-            )
+            Request(prompt_token_ids=tuple(p), max_new_tokens=max_new_tokens, seed=next(own_seeds))
             for _ in range(repeats)
             for p in prompts
         ]
@@ -242,6 +239,11 @@ def plan_twins(
     return _claimed(groups, engine.capabilities)
 
 
+def _every_second(seeds: Iterator[int], claims: Capabilities) -> Iterator[int | None]:
+    """A seed for every second request, where seeds are claimed: without one, as most users ask, another sampler may answer."""
+    return (next(seeds) if claims.seeds and turn % 2 == 0 else None for turn in count())
+
+
 def _claimed(groups: Sequence[Group], claims: Capabilities) -> list[Group]:
     """Groups, and requests in them, for which the engine claims what they need."""
     needed = {"seeds": "seeds", "seeds at once": "seeds_per_request", "plain seeds": "seeds", "mixed": "mixed_sampling"}
@@ -255,11 +257,14 @@ def _claimed(groups: Sequence[Group], claims: Capabilities) -> list[Group]:
 
 
 def settings_of(frequent: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """One setting a group, named like the claim that it needs."""
+    """One setting a group, named like the claim that it needs.
+
+    A temperature that comes after top-p or min-p, not before them as documented, keeps other tokens: both have one.
+    """
     return {
         "top_k": {"top_k": 8, "temperature": 1.2},
-        "top_p": {"top_p": 0.8},
-        "min_p": {"min_p": 0.1},
+        "top_p": {"top_p": 0.8, "temperature": 0.7},
+        "min_p": {"min_p": 0.1, "temperature": 0.7},
         "repetition_penalty": {"repetition_penalty": 1.3},
         "presence_penalty": {"presence_penalty": 1.0},
         "frequency_penalty": {"frequency_penalty": 0.7},

@@ -176,6 +176,12 @@ def test_fresh(judge: Judge) -> None:
     judge.conclude(judge_fresh(audited(judge, "fresh"), alpha=judge.alpha))
 
 
+@check(chapter=18, property="sampled law of outputs without a seed", evidence=Evidence.BETTING)
+def test_fresh_sampled(judge: Judge) -> None:
+    """Without a seed another sampler may be at work."""
+    judge.conclude(judge_sampled(audited(judge, "fresh"), alpha=judge.alpha))
+
+
 @check(chapter=18, property="the engine's logprobs", evidence=Evidence.CONTRACT)
 def test_logprobs(judge: Judge) -> None:
     """Log-probabilities are the target's at the emitted token."""

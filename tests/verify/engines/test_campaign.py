@@ -59,6 +59,8 @@ def test_what_is_not_claimed_is_not_asked(correct: Campaign) -> None:
         ("bonus of the draft", "sampled, 1 at once"),
         ("no residual", "sampled, 1 at once"),
         ("wrong at once", "sampled, 4 at once"),
+        ("wrong without a seed", "sampled, 1 at once"),
+        ("wrong without a seed", "fresh"),
     ],
 )
 def test_planted_bugs_of_the_law(make_campaign: MakeCampaign, audit: MakeAudit, bug: str, group: str) -> None:

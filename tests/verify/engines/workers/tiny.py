@@ -56,7 +56,10 @@ class Tiny:
             if self.bug == "garbage" and self.answered == 31:
                 yield index, {"token_ids": ["a"], "finish_reason": "stop"}
                 continue
-            wrong = self.bug if self.bug != "wrong at once" else ("bonus of the draft" if concurrency > 1 else "")
+            wrong = {
+                "wrong at once": "bonus of the draft" if concurrency > 1 else "",
+                "wrong without a seed": "accepts everything" if request["seed"] is None else "",
+            }.get(self.bug, self.bug)
             yield index, self._one(request, wrong if speculative else "", speculative)
 
     @torch.inference_mode()
