@@ -67,9 +67,8 @@ def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> 
             f"{str(directory)!r} has no config.json; it must be what `save_pretrained` writes. "
             "Give the folder that holds it."
         )
-    model: Any
     try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, local_files_only=True, output_loading_info=True
         )
     except Exception as error:  # each format has exceptions of its own
@@ -77,7 +76,8 @@ def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> 
             f"{str(directory)!r} cannot be loaded as a causal LM ({_brief(error)}). Check that configuration and weights are "
             "whole and belong together."
         ) from error
-    if missing := sorted(loaded["missing_keys"]):
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
         raise ValueError(
             f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]} among them; a checkpoint has all weights of its "
             "model. Download it whole."
