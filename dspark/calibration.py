@@ -25,13 +25,13 @@ class Calibration:
     """One temperature per position: c_k becomes sigmoid(logit(c_k) / temperatures[k]); above 1 it turns less sure.
 
     A rising function at each position: the order of confidences at one position stays, and 0 and 1 stay what they are.
-    It sees one confidence at a time, so a schedule that was causal before is causal after. It holds for the weights with the
-    digest `network_sha256`, decoding at `sampling_temperature`.
+    It sees one confidence at a time, so a schedule that was causal before is causal after. It holds for the weights of
+    `weights_sha256` (the checkpoint's files), decoding at `sampling_temperature`.
     """
 
     temperatures: tuple[float, ...]
     sampling_temperature: float = 1.0
-    network_sha256: str = ""
+    weights_sha256: str = ""
 
     def __post_init__(self) -> None:
         if not all(0 < each < math.inf for each in self.temperatures):
@@ -70,16 +70,16 @@ class Calibration:
             if schema != SCHEMA:
                 raise ValueError(f"schema is {schema!r}, not {SCHEMA!r}")
             temperatures = tuple(float(each) for each in stored["temperatures"])
-            return cls(temperatures, float(stored["sampling_temperature"]), str(stored["network_sha256"]))
+            return cls(temperatures, float(stored["sampling_temperature"]), str(stored["weights_sha256"]))
         except (ValueError, KeyError, TypeError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
             raise ValueError(f"{str(path)!r} is no calibration ({what}). {remedy}") from error
 
-    def require(self, *, network_sha256: str, temperature: float | None = None) -> None:
+    def require(self, *, weights_sha256: str, temperature: float | None = None) -> None:
         """Raise ValueError where it was fitted to other weights, and warn where at another temperature (None: not known)."""
-        if self.network_sha256 != network_sha256:
+        if self.weights_sha256 != weights_sha256:
             raise ValueError(
-                f"{FILE} was fitted to other weights ({self.network_sha256[:12]} instead of {network_sha256[:12]}); a drafter "
+                f"{FILE} was fitted to other weights ({self.weights_sha256[:12]} instead of {weights_sha256[:12]}); a drafter "
                 "takes its own only. Make one with `dspark calibrate`, or delete it."
             )
         if temperature is not None and temperature != self.sampling_temperature:

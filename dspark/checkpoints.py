@@ -5,6 +5,7 @@ shards with an index. `architectures` tells the kind: Qwen3DSparkModel; Qwen3DFl
 Qwen3Eagle3Model, a layout of our own with the tensor names of `Eagle3Network`.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -102,6 +103,16 @@ def load_network(
     return network.eval()
 
 
+def weights_sha256(directory: Path) -> str:
+    """SHA-256 of the weights' files, one after the other, in hexadecimal; ValueError where there are none."""
+    digest = hashlib.sha256()
+    for file in _weight_files(directory):
+        with (directory / file).open("rb") as opened:
+            while block := opened.read(2**24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 def read_config(directory: Path) -> tuple[str, DrafterConfig]:
     """The architecture and the drafter's configuration."""
     path = directory / CONFIG
@@ -186,23 +197,23 @@ def _shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _read_tensors(directory: Path) -> dict[str, Tensor]:
+def _weight_files(directory: Path) -> list[str]:
     index = directory / INDEX
     if index.is_file():
         try:
-            files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{str(index)!r} is no index of shards ({error!r}); it is a JSON object with a weight_map. Download it again."
             ) from error
-    elif (directory / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    else:
-        raise ValueError(
-            f"{str(directory)!r} has neither {WEIGHTS} nor {INDEX}; a checkpoint has one. Download it whole."
-        )
+    if (directory / WEIGHTS).is_file():
+        return [WEIGHTS]
+    raise ValueError(f"{str(directory)!r} has neither {WEIGHTS} nor {INDEX}; a checkpoint has one. Download it whole.")
+
+
+def _read_tensors(directory: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in _weight_files(directory):
         try:
             tensors |= load_file(directory / file)
         except (OSError, SafetensorError) as error:

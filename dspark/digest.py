@@ -1,4 +1,4 @@
-"""Digests by which weights, and what was made with them, recognise each other."""
+"""Digests by which a model, and what was made with it, recognise each other."""
 
 import hashlib
 import json
@@ -27,11 +27,6 @@ def digest_of(tensors: Mapping[str, Tensor], about: str = "") -> str:
         sums = bits.sum(tuple(range(1, bits.dim())), dtype=torch.int64) if bits.dim() > 1 else bits
         digest.update(sums.cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """The digest of weights rounded to bfloat16: the same in whatever precision they were loaded."""
-    return digest_of({name: tensor.bfloat16() for name, tensor in weights.items()})
 
 
 def model_digest(model: PreTrainedModel) -> str:

@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from dspark.calibration import Calibration
 from dspark.causal_model import CausalModel
+from dspark.checkpoints import weights_sha256
 from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
-from dspark.digest import weights_digest
 from dspark.drafters.factory import load_drafter
 from dspark.loading import DTYPES, load_pair, load_tokenizer
 from dspark.reliability import (
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     calibration = replace(
         fit_calibration(rounds.where(fitting)),
         sampling_temperature=options.temperature,
-        network_sha256=weights_digest(drafter.network.state_dict()),
+        weights_sha256=weights_sha256(options.drafter),
     )
     before = rounds.where(~fitting)
     after = calibrated(before, calibration)

@@ -9,8 +9,7 @@ from transformers import PreTrainedModel
 
 from dspark.calibration import FILE as CALIBRATION
 from dspark.calibration import Calibration
-from dspark.checkpoints import DrafterNetwork, load_network
-from dspark.digest import weights_digest
+from dspark.checkpoints import DrafterNetwork, load_network, weights_sha256
 from dspark.drafters.dspark import DSparkDrafter
 from dspark.drafters.eagle3 import Eagle3Drafter
 from dspark.networks.config import DrafterConfig
@@ -40,7 +39,7 @@ def load_drafter(
     calibration = None
     if calibrated and (directory / CALIBRATION).is_file():
         calibration = Calibration.load(directory)
-        calibration.require(network_sha256=weights_digest(network.state_dict()), temperature=temperature)
+        calibration.require(weights_sha256=weights_sha256(directory), temperature=temperature)
     return drafter_of(network, greedy=greedy, calibration=calibration)
 
 

@@ -1,5 +1,6 @@
 """Calibration: the measures by hand, planted temperatures recovered, files, and the drafter that uses one."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
@@ -16,8 +17,7 @@ from transformers import PreTrainedModel
 
 from dspark import Request, SpeculativeDecoder
 from dspark.calibration import FILE, Calibration
-from dspark.checkpoints import save_network
-from dspark.digest import weights_digest
+from dspark.checkpoints import save_network, weights_sha256
 from dspark.drafters.factory import load_drafter, random_drafter
 from dspark.reliability import (
     Predictions,
@@ -214,7 +214,8 @@ def test_a_calibration_is_for_the_weights_and_the_temperature_that_it_was_fitted
         return tmp_path / FILE
 
     save()
-    own = weights_digest(network.state_dict())
+    own = weights_sha256(tmp_path)
+    assert own == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
     Calibration((2.0, 0.5), 0.7, own).save(tmp_path)
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         load_drafter(tmp_path, dtype=dtype, temperature=0.7, **settings)
@@ -236,7 +237,7 @@ def test_a_drafter_reports_calibrated_confidences_and_drafts_the_same(tiny: Tiny
     target = tiny("qwen3")
     network: Any = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,)).network
     save_network(network, tmp_path, target=target.config, dtype=torch.float64)
-    calibration = Calibration((2.0, 0.5, 1.0, 3.0), network_sha256=weights_digest(network.state_dict()))
+    calibration = Calibration((2.0, 0.5, 1.0, 3.0), weights_sha256=weights_sha256(tmp_path))
     settings: dict[str, Any] = {"target": target, "device": torch.device("cpu"), "dtype": torch.float64}
     asked = [Request(prompt_token_ids=(1, 2), max_new_tokens=12, num_draft_tokens=4, seed=1)]
 
