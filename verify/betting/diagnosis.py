@@ -47,7 +47,8 @@ def diagnose(wealth: Wealth, *, informed: bool | None = None, num_ranked: int = 
             name="support_violation",
             family="SUPPORT",
             explanation=f"Token {violation.token_id} was emitted at index {violation.index} with target probability 0; "
-            "look at top-k, top-p, masks and at comparisons with `<=`.",
+            "look at top-k, top-p, masks, comparisons with `<=`, and the order of processors: a temperature after top-p or min-p "
+            "keeps other tokens than one before, and an engine that does so by design is to be asked for the documented order.",
             odds=float("inf"),
             ranking=(("support_violation", 1.0),),
             roles={},

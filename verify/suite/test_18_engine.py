@@ -109,7 +109,7 @@ def test_mixed_greedy(judge: Judge) -> None:
 @check(chapter=18, property="sampled law of the engine's processors", evidence=Evidence.BETTING)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_processors_sampled(judge: Judge, name: str) -> None:
-    """Each setting that the engine claims."""
+    """Each setting that the engine claims, in the documented order: an engine with another one by design has to be told."""
     judge.conclude(judge_sampled(audited(judge, name), alpha=judge.alpha))
 
 

@@ -71,6 +71,13 @@ def test_planted_bugs_of_the_law(make_campaign: MakeCampaign, audit: MakeAudit, 
         assert judge_sampled(audit(campaign, "sampled, 1 at once"), alpha=ALPHA).verdict is Verdict.PASS
 
 
+def test_another_order_of_processors_is_named(correct: Campaign, make_campaign: MakeCampaign, audit: MakeAudit) -> None:
+    assert judge_sampled(audit(correct, "top_p"), alpha=ALPHA).verdict is not Verdict.FAIL
+    finding = judge_sampled(audit(make_campaign("temperature last"), "top_p"), alpha=ALPHA)
+    assert finding.verdict is Verdict.FAIL
+    assert "a temperature after top-p or min-p keeps other tokens" in finding.diagnosis
+
+
 def test_planted_bug_of_the_greedy_bonus(make_campaign: MakeCampaign, audit: MakeAudit) -> None:
     finding = judge_greedy(audit(make_campaign("bonus of the draft"), "greedy, 1 at once"))
     assert finding.verdict is Verdict.FAIL

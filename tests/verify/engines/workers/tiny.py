@@ -24,6 +24,7 @@ class Tiny:
             (
                 "greedy",
                 "sampled",
+                "top_p",
                 "logit_bias",
                 "stop_tokens",
                 "batch",
@@ -70,7 +71,11 @@ class Tiny:
         temperature = request["sampling"]["temperature"]
         if temperature == 0:
             return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
-        return (logits / temperature).softmax(-1)
+        first, last = (1.0, temperature) if self.bug == "temperature last" else (temperature, 1.0)
+        ordered, order = (logits / first).softmax(-1).sort(dim=-1, descending=True)
+        dropped = ordered.cumsum(-1) - ordered >= request["sampling"]["top_p"]
+        kept = logits.masked_fill(dropped.gather(-1, order.argsort(-1)), -torch.inf)
+        return (kept / first / last).softmax(-1)
 
     def _one(self, request: dict[str, Any], bug: str, speculative: bool) -> dict[str, Any]:
         seed = request["seed"]
