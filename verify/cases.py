@@ -57,6 +57,12 @@ def case(
     return Case(name=name, spec=spec, requests=requests)
 
 
+def unequal(name: str, *rows: dict[str, Any], **common: Any) -> Case:
+    """Requests of one call that differ: the settings of each row over the common ones."""
+    cases = [case(name, **common | row) for row in rows]
+    return replace(cases[0], requests=tuple(request for each in cases for request in each.requests))
+
+
 # Rounds: two or three of them, full acceptance and rejection at every offset reachable, token 0 in the support.
 EXACT_ROUNDS = (
     case("close"),
@@ -64,6 +70,7 @@ EXACT_ROUNDS = (
     case("disjoint", vocab_size=4, relation=Relation.DISJOINT, num_draft_tokens=1, seed=3),
     case("draft is the target", relation=Relation.SAME, seed=5),
     case("zeros under draft mass", zeros=0.4, seed=6),
+    case("no draft tokens", num_draft_tokens=0, temperature=0.7, seed=34),
 )
 EXACT_MORE_ROUNDS = (
     case("one draft token", vocab_size=5, num_draft_tokens=1),
@@ -73,6 +80,7 @@ EXACT_MORE_ROUNDS = (
     case("four new tokens", vocab_size=2, max_new_tokens=4, seed=8),
 )
 
+_ORDERED: dict[str, Any] = {"vocab_size": 4, "num_draft_tokens": 1}
 EXACT_PROCESSORS = (
     case("temperature 0.5", temperature=0.5, seed=9),
     case("top_k 2", top_k=2, seed=11),
@@ -81,6 +89,17 @@ EXACT_PROCESSORS = (
     case("repetition penalty", repetition_penalty=1.8, seed=15),
     case("presence penalty", presence_penalty=1.2, seed=16),
     case("allowed tokens", vocab_size=4, allowed_token_ids=(0, 2), seed=20),
+    # Processors in the documented order: every other one shifts these laws.
+    case("temperature, top_k and top_p", **_ORDERED, temperature=0.6, top_k=3, top_p=0.7, seed=57),
+    case("temperature, top_p and min_p", **_ORDERED, temperature=1.6, top_p=0.7, min_p=0.5, seed=43),
+    case(
+        "logit bias, repetition penalty and temperature",
+        num_draft_tokens=1,
+        temperature=0.6,
+        logit_bias={0: 1.5},
+        repetition_penalty=1.8,
+        seed=60,
+    ),
 )
 EXACT_MORE_PROCESSORS = (
     case("temperature 1.7", temperature=1.7, seed=10),
@@ -107,17 +126,25 @@ EXACT_STOPS = (
     case("minimum length", stop_token_ids=(0,), min_new_tokens=2, seed=24),
 )
 
+_BESIDE: dict[str, Any] = {"vocab_size": 2, "num_draft_tokens": 1, "max_new_tokens": 2}
 EXACT_BATCHES = (
-    case("two prompts", vocab_size=2, num_draft_tokens=1, max_new_tokens=2, prompts=((1, 0), (0, 1)), seed=25),
-    case("ragged prompts", vocab_size=2, num_draft_tokens=1, max_new_tokens=2, prompts=((1,), (0, 1, 1)), seed=26),
-    case(
-        "one stops early",
-        vocab_size=2,
-        num_draft_tokens=1,
-        max_new_tokens=2,
-        prompts=((1, 1), (0,)),
-        stop_token_ids=(0,),
-        seed=27,
+    case("two prompts", **_BESIDE, prompts=((1, 0), (0, 1)), seed=25),
+    case("ragged prompts", **_BESIDE, prompts=((1,), (0, 1, 1)), seed=26),
+    case("one stops early", **_BESIDE, prompts=((1, 1), (0,)), stop_token_ids=(0,), seed=27),
+    unequal(
+        "unequal temperatures",
+        {"temperature": 0.5, "prompts": ((1, 0),)},
+        {"temperature": 1.7, "prompts": ((0, 1),)},
+        **_BESIDE,
+        seed=35,
+    ),
+    unequal(
+        "unequal truncation",
+        {"top_p": 0.6, "prompts": ((1, 0),)},
+        {"top_k": 1, "prompts": ((0,),)},
+        {"min_p": 0.25, "prompts": ((1, 1),)},
+        **_BESIDE,
+        seed=63,
     ),
 )
 
@@ -131,14 +158,13 @@ EXACT_SCHEDULES = (
     case("uneven, dear first draft", relation=Relation.UNEVEN, seed=61),
     case("uneven, three draft tokens", **_UNEVEN, num_draft_tokens=3, max_new_tokens=4, seed=45),
 )
-_LONG_AND_SHORT = case("uneven, beside another request", **_UNEVEN, prompts=((1,), (0, 1)), seed=33)
 EXACT_SCHEDULES_OF_BATCHES = (
-    replace(
-        _LONG_AND_SHORT,
-        requests=(
-            _LONG_AND_SHORT.requests[0],
-            replace(_LONG_AND_SHORT.requests[1], num_draft_tokens=1, max_new_tokens=2),
-        ),
+    unequal(
+        "uneven, beside another request",
+        {"prompts": ((1,),)},
+        {"prompts": ((0, 1),), "num_draft_tokens": 1, "max_new_tokens": 2},
+        **_UNEVEN,
+        seed=33,
     ),
 )
 
@@ -182,30 +208,33 @@ def processors(capabilities: Capabilities) -> SearchStrategy[dict[str, Any]]:
 
 @st.composite
 def generated_cases(draw: DrawFn, capabilities: Capabilities, *, max_paths: float, batch: bool) -> Case:
-    """Any small case that the decoder claims to serve and that costs at most `max_paths` paths."""
+    """Any small case that the decoder claims to serve and that costs at most `max_paths` paths.
+
+    The requests of a batch have settings of their own.
+    """
     vocab_size = draw(st.integers(2, 5), label="vocab_size")
-    num_draft_tokens = draw(st.integers(1, 3), label="num_draft_tokens")
-    max_new_tokens = draw(st.integers(2, 4), label="max_new_tokens")
-    num_prompts = draw(st.integers(1, 2), label="batch") if batch else 1
-    tokens = st.integers(0, vocab_size - 1)
-    prompts = [draw(st.lists(tokens, min_size=1, max_size=4), label="prompt") for _ in range(num_prompts)]
-    stops = draw(st.sampled_from([(), (0,), (1,)]), label="stop") if capabilities.stop_tokens else ()
-    shortest = draw(st.integers(0, 2), label="min_new_tokens") if stops and capabilities.min_new_tokens else 0
-    settings = draw(processors(capabilities), label="processor")
-    temperature = draw(st.sampled_from([1.0, 0.5, 2.0]), label="temperature")
-    one = case(
+    fewest_drafts = 0 if capabilities.zero_draft_tokens else 1
+    common = {
+        "vocab_size": vocab_size,
+        "num_draft_tokens": draw(st.integers(fewest_drafts, 3), label="num_draft_tokens"),
+        "max_new_tokens": draw(st.integers(2, 4), label="max_new_tokens"),
+    }
+    rows = []
+    for _ in range(draw(st.integers(1, 2), label="batch") if batch else 1):
+        prompt = draw(st.lists(st.integers(0, vocab_size - 1), min_size=1, max_size=4), label="prompt")
+        stops = draw(st.sampled_from([(), (0,), (1,)]), label="stop") if capabilities.stop_tokens else ()
+        shortest = draw(st.integers(0, 2), label="min_new_tokens") if stops and capabilities.min_new_tokens else 0
+        settings = draw(processors(capabilities), label="processor")
+        temperature = draw(st.sampled_from([1.0, 0.5, 2.0]), label="temperature")
+        own = {"prompts": (prompt,), "stop_token_ids": stops, "min_new_tokens": shortest, "temperature": temperature}
+        rows.append(own | settings)
+    one = unequal(
         "generated",
-        vocab_size=vocab_size,
+        *rows,
         relation=draw(st.sampled_from(list(Relation)), label="relation"),
         seed=draw(st.integers(0, 10_000), label="seed"),
         zeros=draw(st.sampled_from([0.0, 0.3]), label="zeros"),
-        prompts=prompts,
-        max_new_tokens=max_new_tokens,
-        num_draft_tokens=num_draft_tokens,
-        min_new_tokens=shortest,
-        stop_token_ids=stops,
-        temperature=temperature,
-        **settings,
+        **common,
     )
     while estimated_paths(one) > max_paths:  # shorten until affordable rather than throw the example away
         one = _smaller(one)
@@ -218,7 +247,7 @@ def shorter(one: Case) -> Case | None:
     fewer = first.max_new_tokens - 1
     if fewer < 2:
         return None
-    return _changed(one, max_new_tokens=fewer, num_draft_tokens=max(1, min(first.num_draft_tokens, fewer - 1)))
+    return _changed(one, max_new_tokens=fewer, num_draft_tokens=min(first.num_draft_tokens, fewer - 1))
 
 
 def _smaller(one: Case) -> Case:

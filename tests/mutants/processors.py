@@ -16,6 +16,7 @@ from tests.mutants.mutant import HISTORY, Mutant
 init = Processors.__init__
 scores = Processors.scores
 probs = Processors.probs
+law = Processors.law
 history = Processors.history
 penalised = Processors._penalised
 select = Processors.select
@@ -129,6 +130,12 @@ def logprobs_before_the_mask(self: Batch, rows: Any, drafts: Tensor, _: Tensor, 
     return logprobs(self, rows, drafts, self.processors.__dict__["unmasked"], verification)
 
 
+def twice_without_drafts(self: Processors, scores: Tensor) -> Tensor:
+    """Requests that ask for no draft take a plain path, to which the scores come divided by the temperature already."""
+    plain = self._temperature is not None and not any(request.num_draft_tokens for request in self.requests)
+    return law(self, scores / self._temperature if plain else scores)
+
+
 def logp(row: str, source: str, mechanism: str, patches: dict[str, Any], *diagnosis: str, **fields: Any) -> Mutant:
     """A bug of the processors; patches are of methods of `Processors` unless they say otherwise."""
     full = {name if "." in name else f"dspark.sampling.Processors.{name}": value for name, value in patches.items()}
@@ -212,6 +219,14 @@ MUTANTS = (
         {"select": settings_of_the_batch_before},
         check=MIXED,
         properties=("mixed processors", "mixed sampling"),
+    ),
+    logp(
+        "LOGP-e",
+        "derived",
+        "without draft tokens the temperature is applied twice",
+        {"law": twice_without_drafts},
+        check="test_02_exact_law.py::test_rounds[no draft tokens]",
+        properties=(*LAW, "exact law"),
     ),
     logp(
         "LOGP-12",

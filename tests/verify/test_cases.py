@@ -21,7 +21,7 @@ def test_names_are_unique() -> None:
 
 def test_the_zoo_has_a_zero_under_draft_mass_and_every_draft_length() -> None:
     assert any(case.spec.zeros for case in ZOO)
-    assert {request.num_draft_tokens for case in ZOO for request in case.requests} == {1, 2, 3}
+    assert {request.num_draft_tokens for case in ZOO for request in case.requests} == {0, 1, 2, 3}
     assert {case.spec.vocab_size for case in ZOO} == {2, 3, 4, 5}
 
 
@@ -33,6 +33,14 @@ def test_generated_cases_are_affordable_and_claimed(case: Case) -> None:
     assert not request.stop_token_ids
     assert request.sampling.top_p == 1
     assert all(token_id < case.spec.vocab_size for token_id in request.prompt_token_ids)
+
+
+def test_generated_cases_reach_plain_decoding_and_requests_that_differ() -> None:
+    claims = Capabilities(sampled=True, zero_draft_tokens=True, stop_tokens=True, batch=True)
+    cases = generated_cases(claims, max_paths=2500.0, batch=True)
+    hypothesis.find(cases, lambda case: all(request.num_draft_tokens == 0 for request in case.requests))
+    hypothesis.find(cases, lambda case: len({request.sampling.temperature for request in case.requests}) == 2)
+    hypothesis.find(cases, lambda case: len({request.stop_token_ids for request in case.requests}) == 2)
 
 
 def test_a_third_draft_token_costs_more() -> None:
