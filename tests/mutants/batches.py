@@ -1,6 +1,7 @@
 """Planted bugs of batches: rows that see each other (BATCH), shapes and stale order of rows (HID, ASYNC)."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,11 +9,12 @@ from torch import Tensor
 
 from dspark.cache import BatchContext
 from dspark.causal_model import CausalModel
-from dspark.decoder import Batch
+from dspark.decoder import Batch, SpeculativeDecoder
 from dspark.drafters.protocol import Proposal
 from dspark.sampling import draw
 from dspark.verification import Verification, residual, verify_block
 from tests.mutants.mutant import BATCH, Mutant
+from verify.protocol import Request
 
 select = BatchContext.select
 mask_and_positions = BatchContext._mask_and_positions
@@ -108,6 +110,27 @@ def wide_batches_misread(self: CausalModel, token_ids: Tensor, *arguments: Any, 
     return type(reading)(reading.logits[order], reading.features)
 
 
+def settings_of_the_first(*names: str, sampled_only: bool = False) -> Any:
+    """These settings are read off the first request of a batch (or off its first sampled one) for all of them."""
+
+    def generate_all(self: SpeculativeDecoder, requests: Sequence[Any]) -> Any:
+        concerned = [bool(each.sampling.temperature) or not sampled_only for each in requests]
+        if not any(concerned):
+            return generate(self, requests)
+        first = requests[concerned.index(True)]
+        own = {name: getattr(first, name) for name in names if name in Request.__slots__}
+        shared = {name: getattr(first.sampling, name) for name in names if name not in own}
+        changed = [replace(each, **own, sampling=replace(each.sampling, **shared)) for each in requests]
+        return generate(
+            self, [new if here else old for here, new, old in zip(concerned, changed, requests, strict=True)]
+        )
+
+    return generate_all
+
+
+generate = SpeculativeDecoder.generate
+
+
 def bug(row: str, source: str, mechanism: str, patch: str, value: Any, check: str = BATCH, **fields: Any) -> Mutant:
     """One bug of a batch."""
     properties = (
@@ -128,6 +151,8 @@ def bug(row: str, source: str, mechanism: str, patch: str, value: Any, check: st
 
 
 RULE = "decoder.verify_block"
+GENERATE = "decoder.SpeculativeDecoder.generate"
+PROCESSORS = "test_07_batches.py::test_mixed_processors"
 RAGGED = "test_07_batches.py::test_ragged_prompts[5]"
 MUTANTS = (
     bug(
@@ -183,6 +208,54 @@ MUTANTS = (
         RULE,
         padding_is_drafted,
         "test_07_batches.py::test_ragged_prompts[2]",
+    ),
+    bug(
+        "BATCH-13c",
+        "derived",
+        "all rows have the temperature of the first",
+        GENERATE,
+        settings_of_the_first("temperature"),
+        "test_02_exact_law.py::test_batches[unequal temperatures]",
+    ),
+    bug(
+        "BATCH-13d",
+        "derived",
+        "all rows have the truncation of the first",
+        GENERATE,
+        settings_of_the_first("top_k", "top_p", "min_p"),
+        "test_02_exact_law.py::test_batches[unequal truncation]",
+    ),
+    bug(
+        "BATCH-13e",
+        "derived",
+        "among greedy rows all sampled ones have the temperature of the first that is sampled",
+        GENERATE,
+        settings_of_the_first("temperature", sampled_only=True),
+        "test_07_batches.py::test_mixed_sampling_law",
+    ),
+    bug(
+        "BATCH-13f",
+        "derived",
+        "all rows have the stop tokens of the first",
+        GENERATE,
+        settings_of_the_first("stop_token_ids"),
+        PROCESSORS,
+    ),
+    bug(
+        "BATCH-13g",
+        "derived",
+        "all rows have the minimum length of the first",
+        GENERATE,
+        settings_of_the_first("min_new_tokens"),
+        PROCESSORS,
+    ),
+    bug(
+        "BATCH-13h",
+        "derived",
+        "all rows have the allowed tokens and the grammar of the first",
+        GENERATE,
+        settings_of_the_first("allowed_token_ids", "grammar"),
+        PROCESSORS,
     ),
     bug(
         "HID-4",

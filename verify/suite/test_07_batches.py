@@ -3,32 +3,57 @@
 The product law of two sampled requests is judged exactly in chapter 2.
 """
 
-from collections.abc import Sequence
-from itertools import cycle, islice
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import Any
 
 import pytest
 
 from verify.checks.greedy_identity import judge_identity
+from verify.checks.sampled_law import judge_sampled_law, seeded
 from verify.coverage import Coverage
+from verify.grammar import TokenAutomaton
 from verify.judge import Judge, NotApplicable, check
 from verify.models.pairs import Relation, TableSpec
-from verify.protocol import Request
+from verify.protocol import Request, claims_needed
 from verify.results import Evidence
-from verify.subject import Observed
-from verify.suite.support import greedy, noise_floor, prompts, request, table_subject, trained_prompts, trained_subject
+from verify.subject import Observed, Subject
+from verify.suite.support import (
+    greedy,
+    noise_floor,
+    prompts,
+    request,
+    scaled,
+    table_subject,
+    trained_prompts,
+    trained_subject,
+)
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=701, num_rows=4096, sharpness=2.0)
 LENGTHS = (1, 2, 4, 7, 11)
 # A small vocabulary: the same tokens come again, so that penalties act.
 SMALL = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=702, num_rows=4096)
-PROCESSORS: dict[str, dict[str, Any]] = {
-    "repetition_penalty": {"repetition_penalty": 1.6},
-    "presence_penalty": {"presence_penalty": 1.1},
-    "frequency_penalty": {"frequency_penalty": 0.7},
-    "logit_bias": {"logit_bias": {0: 3.0, 5: -4.0, 7: 2.0}},
-    "forbidden_tokens": {"forbidden_token_ids": (2, 3, 7)},
-}
+# An even token, then an odd one.
+TURNS = TokenAutomaton({turn: dict.fromkeys(range(turn, 12, 2), 1 - turn) for turn in (0, 1)})
+PROCESSORS: tuple[dict[str, Any], ...] = (
+    {"repetition_penalty": 1.6},
+    {"presence_penalty": 1.1},
+    {"frequency_penalty": 0.7},
+    {"logit_bias": {0: 3.0, 5: -4.0, 7: 2.0}},
+    {"forbidden_token_ids": (2, 3, 7)},
+    {"allowed_token_ids": (0, 1, 4, 6, 9)},
+    {"grammar": TURNS},
+    {"stop_token_ids": (0, 1, 2)},
+    {"stop_token_ids": (3, 4, 5, 6, 7), "min_new_tokens": 8},
+)
+SAMPLING: tuple[dict[str, Any], ...] = (
+    {"temperature": 1.3},
+    {"temperature": 0.6},
+    {"top_k": 3},
+    {"top_p": 0.7},
+    {"min_p": 0.3},
+)
+ROWS_PER_CALL = 6
 
 
 def conclude(
@@ -117,16 +142,49 @@ def test_mixed_sampling(judge: Judge) -> None:
     conclude(judge, asked, judged=[1, 3, 5])
 
 
+@check(chapter=7, property="mixed sampling", evidence=Evidence.BETTING)
+def test_mixed_sampling_law(judge: Judge) -> None:
+    """Sampled rows beside each other and beside greedy ones keep their own temperature and truncation."""
+    subject = table_subject(judge, SPEC)
+    subject.require("batch", "sampled", "mixed_sampling")
+    settings = cycle(claimed_of(subject, SAMPLING))
+    chosen = prompts(judge, scaled(judge, 32) * ROWS_PER_CALL, vocab_size=SPEC.vocab_size, lengths=LENGTHS)
+    asked = [
+        greedy(prompt, max_new_tokens=20) if index % 3 == 1 else request(prompt, max_new_tokens=20, **next(settings))
+        for index, prompt in enumerate(chosen)
+    ]
+    asked = [*seeded(subject, asked)]
+    calls = [asked[start : start + ROWS_PER_CALL] for start in range(0, len(asked), ROWS_PER_CALL)]
+    answers = (
+        [
+            Observed(each, generation, None)
+            for each, generation in zip(call, subject.generate(call), strict=True)
+            if not each.sampling.greedy
+        ]
+        for call in calls
+    )
+    judge.conclude(judge_sampled_law(subject, answers, alpha=judge.alpha, coverage=Coverage()))
+
+
 @check(chapter=7, property="mixed processors", evidence=Evidence.GREEDY)
 def test_mixed_processors(judge: Judge) -> None:
-    """Every row keeps its own penalties, bias and bans, also after other rows have left the batch."""
-    capabilities = table_subject(judge, SMALL).capabilities
-    claimed = [settings for name, settings in PROCESSORS.items() if getattr(capabilities, name)]
+    """Every row keeps its own penalties, bias, bans, grammar, stops and minimum, also after other rows have left the batch."""
+    claimed = claimed_of(table_subject(judge, SMALL), PROCESSORS, temperature=0.0)
     if not claimed:
-        raise NotApplicable(f"not claimed: any of {', '.join(PROCESSORS)}")
-    chosen = prompts(judge, 7, vocab_size=SMALL.vocab_size, lengths=LENGTHS)
+        raise NotApplicable("not claimed: any processor, stop tokens, min_new_tokens")
+    rows = [{}, *claimed]
+    chosen = prompts(judge, max(7, len(rows)), vocab_size=SMALL.vocab_size, lengths=LENGTHS)
     asked = [
         greedy(prompt, max_new_tokens=10 + 3 * index, **settings)
-        for index, (prompt, settings) in enumerate(zip(chosen, islice(cycle([{}, *claimed]), len(chosen)), strict=True))
+        for index, (prompt, settings) in enumerate(zip(chosen, cycle(rows), strict=False))
     ]
     conclude(judge, asked, spec=SMALL)
+
+
+def claimed_of(subject: Subject, settings: Iterable[dict[str, Any]], **common: Any) -> list[dict[str, Any]]:
+    """The settings for which the decoder claims all that they need."""
+    return [
+        each
+        for each in settings
+        if all(getattr(subject.capabilities, claim) for claim in claims_needed(request((0,), **common | each)))
+    ]
