@@ -13,6 +13,7 @@ from tests.mutants.mutant import ROLLBACK, Mutant
 
 STATE = ("greedy identity", "greedy controls", "rollback", "exact law")
 BOUNDARY = 24
+FAR = 512
 prefill = Batch._prefill
 
 
@@ -189,6 +190,13 @@ MUTANTS = (
         "https://github.com/ggml-org/llama.cpp/issues/26478",
         "positions jump by one at a boundary (here at 24 tokens)",
         {OPEN: at(lambda positions, _: positions + (positions >= BOUNDARY))},
+    ),
+    kv(
+        "EDGE-7b",
+        "https://github.com/ggml-org/llama.cpp/issues/26478",
+        "positions jump by one at a boundary that only a long text passes (512 tokens)",
+        {OPEN: at(lambda positions, _: positions + (positions >= FAR))},
+        check="test_01_greedy.py::test_identity_on_long_text",
     ),
     kv(
         "TREE-9",

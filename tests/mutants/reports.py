@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 from torch import Tensor
 
@@ -33,6 +34,12 @@ def raw_logprobs(self: Batch, *arguments: Any) -> Any:
         return logprobs(self, *arguments)
     finally:
         del self.processors.sampled_law
+
+
+def before_top_p_and_min_p(self: Batch, *arguments: Any) -> Any:
+    """Of the filters only top-k is in what is reported."""
+    with mock.patch.multiple(self.processors, _top_p=None, _min_p=None):
+        return logprobs(self, *arguments)
 
 
 def row_of_a_neighbour(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
@@ -116,6 +123,14 @@ MUTANTS = (
         "raw and processed log-probabilities are the same tensor: what is returned is not what is claimed",
         {LOGPROBS: raw_logprobs},
         PLAIN.format("temperature"),
+        "logprobs",
+    ),
+    bug(
+        "LPROB-a",
+        "derived",
+        "log-probabilities are taken before top-p and min-p",
+        {LOGPROBS: before_top_p_and_min_p},
+        PLAIN.format("top_p"),
         "logprobs",
     ),
     bug(

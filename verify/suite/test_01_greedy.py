@@ -29,6 +29,8 @@ SPECS = (
 )
 SHARP = TableSpec(vocab_size=32, relation=Relation.CLOSE, seed=105, num_rows=4096, sharpness=2.0)
 CYCLE = TableSpec(vocab_size=8, relation=Relation.CLOSE, seed=106, history="window", window=2, num_rows=64)
+LONG = TableSpec(vocab_size=64, relation=Relation.CLOSE, seed=108, num_rows=4096, sharpness=2.0, max_positions=1024)
+LONG_LENGTH = 300
 TIES = TableSpec(vocab_size=16, relation=Relation.CLOSE, seed=107, num_rows=4096, ties=True)
 
 
@@ -70,6 +72,16 @@ def test_identity_on_repetitive_text(judge: Judge) -> None:
     required = ("rejected at 0", "fully accepted")
     answers, coverage = answered_until(subject, asked, required=required, at_least=8)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
+
+
+@check(chapter=1, property="greedy identity", evidence=Evidence.GREEDY)
+def test_identity_on_long_text(judge: Judge) -> None:
+    """A prompt and an output of hundreds of tokens: past the pages of a cache and the chunks of a prefill."""
+    subject = table_subject(judge, LONG)
+    subject.require("greedy")
+    (prompt,) = prompts(judge, 1, vocab_size=LONG.vocab_size, lengths=(LONG_LENGTH,))
+    answers, coverage = answered(subject, [greedy(prompt, max_new_tokens=LONG_LENGTH)])
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
 
 
 @check(chapter=1, property="greedy ties", evidence=Evidence.GREEDY)

@@ -26,6 +26,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0.0},
     "temperature": {"temperature": 0.6},
     "top_k": {"top_k": 5},
+    "top_p": {"top_p": 0.8},
+    "min_p": {"min_p": 0.1},
     "repetition_penalty": {"repetition_penalty": 1.4},
     "forbidden_tokens": {"forbidden_token_ids": tuple(range(0, 32, 3))},
 }
