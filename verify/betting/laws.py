@@ -22,8 +22,9 @@ def draft(rows: Rows) -> Floats:
 
 
 def uniform(rows: Rows) -> Floats:
-    """Any token of the vocabulary."""
-    return np.full_like(rows.target, 1 / rows.evidence.vocab_size)
+    """Any token that the target can emit: what it cannot emit rejects by itself, and would make every other leak look visible."""
+    possible = (rows.all_target > 0).astype(np.float64)
+    return rows.at(possible) / row_sums(possible)
 
 
 def target_argmax(rows: Rows) -> Floats:

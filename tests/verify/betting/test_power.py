@@ -6,6 +6,7 @@ import pytest
 from verify.betting.diagnosis import diagnose
 from verify.betting.evidence import TokenEvidence
 from verify.betting.library import library
+from verify.betting.power import Moments
 from verify.betting.wealth import Wealth
 
 ALPHA = 1e-9
@@ -150,3 +151,15 @@ def test_a_vocabulary_of_50000_is_judged():
     wealth = Wealth(alpha=ALPHA)
     wealth.update(TokenEvidence(target_probs=target + 1e-30, token_ids=tokens, draft_probs=draft))
     assert wealth.rejected
+
+
+def test_tokens_that_the_target_excludes_promise_nothing_about_the_others():
+    # 32 tokens under top-k once passed for enough: a uniform leak is seen at once by what top-k excludes.
+    rng = np.random.default_rng(9)
+    target = np.zeros((32, 64))
+    target[:, :4] = rng.dirichlet(np.ones(4), 32)
+    evidence = TokenEvidence(target_probs=target, token_ids=[int(rng.choice(64, p=law)) for law in target])
+    moments, wealth = Moments(library()), Wealth(alpha=1e-7)
+    moments.update(evidence)
+    wealth.update(evidence)
+    assert moments.smallest_visible_leak("uniform_leak", wealth=wealth, num_tokens=32) is None
