@@ -10,7 +10,7 @@ from transformers.utils import logging
 from dspark.causal_model import CausalModel
 from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
 from dspark.loading import DTYPES, load_pair
-from dspark.scheduler.measurement import TOKEN_COUNTS, measure_speed
+from dspark.scheduler.measurement import measure_speed
 from dspark.scheduler.profile import SpeedProfile
 
 
@@ -25,9 +25,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--token-counts",
         type=at_least(1),
         nargs="+",
-        default=list(TOKEN_COUNTS),
         metavar="N",
-        help="tokens in the forward",
+        help="tokens in the forward; if not given, up to 128, and up to 1024 on a GPU",
     )
     command.add_argument(
         "--tokens-per-row", type=at_least(1), default=8, metavar="N", help="larger counts are rows of so many tokens"

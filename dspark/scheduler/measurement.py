@@ -15,6 +15,7 @@ from dspark.causal_model import CausalModel
 from dspark.scheduler.profile import SpeedProfile
 
 TOKEN_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 48, 64, 96, 128)
+LARGE_TOKEN_COUNTS = (256, 512, 1024)  # on a GPU, where a forward of 128 tokens is far from a full one
 WARM_UPS = 3
 
 
@@ -22,17 +23,20 @@ WARM_UPS = 3
 def measure_speed(
     target: CausalModel,
     *,
-    token_counts: Sequence[int] = TOKEN_COUNTS,
+    token_counts: Sequence[int] | None = None,
     tokens_per_row: int = 8,
     context_length: int = 256,
     num_repeats: int = 30,
 ) -> SpeedProfile:
     """Time forwards over blocks of every size in turn (A B C A B C ...), and take the median of each.
 
+    `token_counts` are up to 128 if not given, and up to 1024 on a GPU; the contexts of all are in memory together.
     A forward of n tokens has one row of n, or n / `tokens_per_row` rows of `tokens_per_row` where n is larger; each row
     has read `context_length` tokens before. A step is that forward and the roll-back of the cache, until the device is done.
     Raises ValueError where a count does not fill its rows or the target has too few positions.
     """
+    if token_counts is None:
+        token_counts = TOKEN_COUNTS + (LARGE_TOKEN_COUNTS if target.device.type == "cuda" else ())
     for count in token_counts:
         if count < 1 or (count > tokens_per_row and count % tokens_per_row):
             raise ValueError(

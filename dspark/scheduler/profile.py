@@ -17,7 +17,7 @@ class SpeedProfile:
     """SPS: `steps_per_second[i]` target forwards a second with `token_counts[i]` tokens, anchors included, in each.
 
     Between two counts the seconds of a step are interpolated linearly. Below the first they are those of the first; beyond
-    the last they grow in proportion to the tokens, as on a device that is busy. `conditions` say what was measured.
+    the last they go on as between the last two, and never fall. `conditions` say what was measured.
     """
 
     token_counts: tuple[int, ...]
@@ -43,7 +43,10 @@ class SpeedProfile:
         counts, speeds = self.token_counts, self.steps_per_second
         right = bisect_left(counts, num_tokens)
         if right == len(counts):
-            return speeds[-1] * counts[-1] / num_tokens
+            seconds_per_token = 0.0
+            if len(counts) > 1:
+                seconds_per_token = max(0.0, (1 / speeds[-1] - 1 / speeds[-2]) / (counts[-1] - counts[-2]))
+            return 1 / (1 / speeds[-1] + seconds_per_token * (num_tokens - counts[-1]))
         if right == 0 or counts[right] == num_tokens:
             return speeds[right]
         left = right - 1
