@@ -11,8 +11,11 @@ from transformers import PreTrainedModel
 
 from dspark.lean.forward import Block, LeanForward
 from dspark.reading import Reading
+from dspark.transfer import Positions, to_device
 
 SMALLEST = 64  # slots
+LARGEST_RESERVE = 1024  # slots
+CHUNK = 512  # tokens
 
 
 class LeanContext:
@@ -36,6 +39,7 @@ class LeanContext:
         self.lengths = [0] * num_rows
         self.slots = forward.new_slots(num_rows, 0)
         self.rotations = forward.rotations(0)
+        self.positions = Positions(self.slots.device)
         # A shallow copy shares weights and hooks with the model, which itself stays as it is.
         self.model: Any = copy.copy(model)
         self.model.forward = self._read
@@ -49,7 +53,7 @@ class LeanContext:
         self._make_room(max(self.lengths) + token_ids.shape[1])
         wanted = None
         if last and token_ids.shape[1] > 1:
-            wanted = torch.tensor([max(count, 1) - 1 for count in counts], device=token_ids.device)  # [B]
+            wanted = to_device(torch.tensor([max(count, 1) - 1 for count in counts]), token_ids.device)  # [B]
         reading: Reading = self.model(input_ids=token_ids, wanted=wanted, **{self.cache_keyword: self})
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         return reading
@@ -70,35 +74,45 @@ class LeanContext:
 
     def _read(self, input_ids: Tensor, *, wanted: Tensor | None, **_: Any) -> Reading:
         """The forward of the model; its cache is this context."""
-        block = self._block(input_ids.shape[1])
-        logits, features = self.forward.read(
-            input_ids, block, self.slots, self.rotations, taps=self.taps, wanted=wanted
-        )
-        return Reading(logits, features)
+        # Behind an empty context no mask is needed; a mask is as long as the text, so it is made for a chunk at a time.
+        width = CHUNK if any(self.lengths) else input_ids.shape[1]
+        read = [
+            self.forward.read(
+                part, self._block(part.shape[1], place * width), self.slots, self.rotations, taps=self.taps
+            )
+            for place, part in enumerate(input_ids.split(width, 1))
+        ]
+        states = _joined([each for each, _ in read])  # [B, T, d]
+        if wanted is not None:
+            states = states[torch.arange(len(wanted), device=wanted.device), wanted].unsqueeze(1)  # [B, 1, d]
+        features = [each for _, each in read if each is not None]
+        return Reading(self.forward.logits(states), _joined(features) if features else None)
 
-    def _block(self, width: int) -> Block:
-        """The next `width` positions of every row."""
+    def _block(self, width: int, skip: int = 0) -> Block:
+        """The next `width` positions of every row, behind `skip` others."""
         device = self.slots.device
         num_rows, capacity = self.slots.shape[1:3]
-        longest = max(self.lengths)
-        span = longest + width
-        alike = min(self.lengths) == longest
-        positions = torch.arange(longest, span, device=device)[None]  # [1, T]
-        if not alike:
-            starts = torch.tensor(self.lengths, device=device)[:, None]  # [B, 1]
-            positions = positions + (starts - longest)  # [B, T]
+        starts = [length + skip for length in self.lengths]
+        positions = self.positions.after(starts, width)  # [B or 1, T]
+        span = max(starts) + width
+        causal = width == span  # of all rows: the longest is empty
         mask = None
-        if width > 1 or not alike:
+        if not causal and (width > 1 or len(positions) > 1):
             hidden = torch.arange(span, device=device) > positions[:, None, :, None]  # [B or 1, 1, T, span]
             mask = self.slots.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         places = positions
         if num_rows > 1:
             places = positions + torch.arange(0, num_rows * capacity, capacity, device=device)[:, None]
-        return Block(positions=positions, places=places.flatten(), span=span, mask=mask)
+        return Block(positions=positions, places=places.flatten(), span=span, mask=mask, causal=causal)
 
     def _make_room(self, num_slots: int) -> None:
         capacity = self.slots.shape[2]
         if num_slots > capacity:
-            grown = max(SMALLEST, 2 * num_slots)
+            grown = max(SMALLEST, num_slots + min(num_slots, LARGEST_RESERVE))
             self.slots = functional.pad(self.slots, (0, 0, 0, 0, 0, grown - capacity))
             self.rotations = self.forward.rotations(grown)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Parts `[B, t, X]` of one sequence."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -34,13 +34,15 @@ class Block:
     """Where the tokens of one forward stand and what they see.
 
     `positions` `[B or 1, T]`. `places` `[B * T]`: their slots, counted through all rows. Only the first `span` slots of a row are
-    looked at. `mask` `[B or 1, 1, T, span]` is added to scores; None where every token sees all of them.
+    looked at. `mask` `[B or 1, 1, T, span]` is added to scores. Without one every token sees all of them, or with `causal`
+    those up to its own, which is then the same number in span and block.
     """
 
     positions: Tensor
     places: Tensor
     span: int
     mask: Tensor | None
+    causal: bool
 
 
 class LeanForward:
@@ -81,7 +83,6 @@ class LeanForward:
         rotations: Tensor,
         *,
         taps: tuple[int, ...] = (),
-        wanted: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Read `[B, T]`, each token seeing what stands before it and itself.
 
@@ -91,10 +92,9 @@ class LeanForward:
             slots: as `new_slots` makes them; entries are written in place.
             rotations: as `rotations` makes them, for all positions.
             taps: layers whose outputs are wanted as features (-1: the embeddings).
-            wanted: `[B]`, the one position of each row whose logits are wanted; None: all.
 
         Returns:
-            Logits `[B, T or 1, V]`, and features `[B, T, F]` or None.
+            Outputs of the last layer `[B, T, d]`, for `logits`, and features `[B, T, F]` or None.
 
         """
         cos, sin = rotations[block.positions].unbind(2)  # [B or 1, T, 1, D]
@@ -107,10 +107,11 @@ class LeanForward:
             states = self._through(layer, states, cos, sin, block, written[index], seen[index])
             if index in taps:
                 tapped[index] = states
-        features = torch.cat([tapped[layer] for layer in taps], -1) if taps else None
-        if wanted is not None:
-            states = states[torch.arange(len(wanted), device=wanted.device), wanted].unsqueeze(1)  # [B, 1, d]
-        return self.head(self.norm(states)), features
+        return states, torch.cat([tapped[layer] for layer in taps], -1) if taps else None
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Outputs of the last layer to logits, `[..., d]` to `[..., V]`."""
+        return self.head(self.norm(states))
 
     def _through(
         self,
@@ -133,7 +134,11 @@ class LeanForward:
         torch.addcmul(rotated * cos, swapped, sin, out=heads[:, :, :num_rotated])
         written.index_copy_(0, block.places, heads[:, :, num_heads:].flatten(0, 1))
         mixed = functional.scaled_dot_product_attention(
-            heads[:, :, :num_heads].transpose(1, 2), *seen, attn_mask=block.mask, enable_gqa=True
+            heads[:, :, :num_heads].transpose(1, 2),
+            *seen,
+            attn_mask=block.mask,
+            is_causal=block.causal,
+            enable_gqa=True,
         )  # [B, H, T, D]
         states = states + layer.output(mixed.transpose(1, 2).flatten(2))
         gate, up = layer.gate_up(layer.inner_norm(states)).chunk(2, -1)

@@ -18,10 +18,13 @@ def joint_linear(weights: Sequence[Tensor]) -> Linear:
     """The outputs of linear layers `[out_i, in]` on the same input, side by side.
 
     On a CPU the weights are copied, the larger ones into the layout of oneDNN: a product with a few rows (a block of drafts)
-    then takes about half the time, and the weights are in memory twice.
+    then takes about half the time, and the weights are in memory twice. Elsewhere the model's own are used, one product each,
+    because a joint copy would take its place in the device's memory beside them.
     """
     first = weights[0]
     if first.device.type != "cpu":
+        if len(weights) == 1:
+            return lambda states: functional.linear(states, first)
         return lambda states: torch.cat([functional.linear(states, each) for each in weights], -1)
     joint = torch.cat(list(weights)) if len(weights) > 1 else first
     if joint.numel() < SMALLEST_PACKED or not _packs(first.dtype):

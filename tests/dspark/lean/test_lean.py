@@ -1,6 +1,8 @@
 """The short forward reads as the library's does, is seen by hooks, and steps back where it would have to guess."""
 
+import operator
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from dspark.drafters.model import ModelDrafter
 from dspark.lean import context as lean_context
 from dspark.lean import forward as lean_forward
 from dspark.lean.context import LeanContext
-from dspark.lean.forward import LeanForward
+from dspark.lean.forward import Block, LeanForward
 from tests.dspark.conftest import VOCAB_SIZE
 from tests.dspark.test_cache import PROMPTS, afresh, exercise
 
@@ -82,27 +84,30 @@ def swapped_sign(self: LeanForward, num_positions: int) -> torch.Tensor:
     return torch.stack([table[:, 0], -table[:, 1]], 1)
 
 
-def shifted(self: LeanContext, width: int) -> Any:
-    block = BLOCK(self, width)
-    return lean_forward.Block(positions=block.positions + 1, places=block.places, span=block.span, mask=block.mask)
+def one_too_many(self: LeanContext, width: int, skip: int = 0) -> Block:
+    block = BLOCK(self, width, skip)
+    return block if block.mask is None else replace(block, mask=block.mask.roll(-1, -2))
 
 
-def one_too_many(self: LeanContext, width: int) -> Any:
-    block = BLOCK(self, width)
-    mask = None if block.mask is None else block.mask.roll(-1, -2)
-    return lean_forward.Block(positions=block.positions, places=block.places, span=block.span, mask=mask)
+def sees_the_future(self: LeanContext, width: int, skip: int = 0) -> Block:
+    return replace(BLOCK(self, width, skip), causal=False)
 
 
-def rows_mixed(self: LeanContext, width: int) -> Any:
-    block = BLOCK(self, width)
-    places = block.places % self.slots.shape[2]
-    return lean_forward.Block(positions=block.positions, places=places, span=block.span, mask=block.mask)
+def rows_mixed(self: LeanContext, width: int, skip: int = 0) -> Block:
+    block = BLOCK(self, width, skip)
+    return replace(block, places=block.places % self.slots.shape[2])
+
+
+def chunks_at_the_same_place(self: LeanContext, width: int, skip: int = 0) -> Block:
+    return BLOCK(self, width, 0)
 
 
 ROTATIONS, BLOCK = LeanForward.rotations, LeanContext._block
 MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "rotated backwards": (LeanForward, "rotations", swapped_sign),
     "masks of the token after": (LeanContext, "_block", one_too_many),
+    "an unmasked prompt": (LeanContext, "_block", sees_the_future),
+    "chunks at the same place": (LeanContext, "_block", chunks_at_the_same_place),
     "all rows in one": (LeanContext, "_block", rows_mixed),
     "a norm without eps": (
         lean_forward,
@@ -122,6 +127,7 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
 def test_a_planted_mistake_is_seen(tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("qwen3")
     owner, attribute, mistake = MISTAKES[name]
+    monkeypatch.setattr(lean_context, "CHUNK", 2)
     monkeypatch.setattr(owner, attribute, mistake)
     context = LeanContext(model, LeanForward(model), len(PROMPTS), cache_keyword="cache")
     try:
@@ -250,3 +256,42 @@ def test_slots_grow_with_the_text(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(lean_context, "SMALLEST", 1)
     model = tiny("llama")
     assert exercise(model, opened(model, 2), [[1], [2, 3]], rounds=14) < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_long_prompts_are_read_in_chunks(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_context, "CHUNK", 3)
+    model = tiny(kind)
+    assert exercise(model, opened(model, len(PROMPTS)), PROMPTS, rounds=14) < 1e-10
+    context = opened(model, 3, layers=(0,))
+    beginnings, prompts = [[1, 2], [], [7, 8, 9]], [[3, 4, 5, 6, 7, 8, 9, 10], [11, 12, 13], [1, 2, 3, 4, 5, 6, 7]]
+    context.extend(torch.tensor([[1, 2, 0], [0, 0, 0], [7, 8, 9]]), [2, 0, 3])
+    padded = torch.tensor([prompt + [0] * (8 - len(prompt)) for prompt in prompts])
+    reading = context.extend(padded, [len(prompt) for prompt in prompts], last=True)
+    assert reading.features is not None
+    for row, text in enumerate(map(operator.add, beginnings, prompts)):
+        with torch.inference_mode():
+            hidden = model(input_ids=torch.tensor([text]), output_hidden_states=True).hidden_states[1]
+        count = len(prompts[row])
+        assert (reading.features[row, :count] - hidden[0, -count:]).abs().max() < 1e-10
+        assert (reading.logits[row] - afresh(model, text, 1)).abs().max() < 1e-10
+
+
+def test_memory_grows_with_the_prompt_and_not_with_its_square(tiny: Tiny) -> None:
+    model = tiny("llama", max_position_embeddings=4096)
+    masks: list[torch.Size | None] = []
+
+    def watched(self: LeanContext, width: int, skip: int = 0) -> Block:
+        block = BLOCK(self, width, skip)
+        masks.append(None if block.mask is None else block.mask.shape)
+        return block
+
+    text = torch.zeros(2, 1200, dtype=torch.long)
+    empty, begun = opened(model, 2), opened(model, 2)
+    begun.extend(text[:, :2], [1, 2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LeanContext, "_block", watched)
+        empty.extend(text, [1200, 700], last=True)
+        begun.extend(text, [1200, 700], last=True)
+    assert masks == [None, (2, 1, 512, 514), (2, 1, 512, 1026), (2, 1, 176, 1202)]
+    assert begun.slots.shape[2] == 1202 + lean_context.LARGEST_RESERVE
