@@ -15,6 +15,7 @@ from dspark.record import AcceptanceRecord
 from dspark.request import DecodingRequest, Generation, validate
 from dspark.sampling import History, Processors
 from dspark.scheduler.protocol import Scheduler
+from dspark.transfer import to_device
 from dspark.verification import Verification, VerificationRule, verify_block
 
 
@@ -162,7 +163,8 @@ class Batch:
         history = self.processors.history(token_ids)
         proposal = self._propose(token_ids, wanted, history, uniforms.draft)
         drafts = proposal.draft_token_ids
-        anchors = torch.tensor([[ids[-1]] for ids in token_ids], device=drafts.device)
+        ends = [[ids[-1], length] for ids, length in zip(token_ids, proposal.draft_lengths, strict=True)]
+        anchors, lengths = to_device(torch.tensor(ends), drafts.device).split(1, 1)  # [B, 1] each
         block = torch.cat([anchors, drafts], 1)  # [B, 1 + K]
         reading = self.context.extend(block, [1 + length for length in proposal.draft_lengths])
         scores = self.processors.scores(reading.logits, history, drafts)  # [B, 1 + K, V]
@@ -171,7 +173,7 @@ class Batch:
             draft_token_ids=drafts,
             draft_probs=proposal.draft_probs,
             target_probs=target_probs,
-            draft_lengths=torch.tensor(proposal.draft_lengths, device=drafts.device),
+            draft_lengths=lengths.squeeze(1),
             accept_uniforms=uniforms.accept[:, : drafts.shape[1]],
             final_uniforms=uniforms.final,
         )
@@ -222,7 +224,8 @@ class Batch:
     def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
         """Rows of tokens as `[B, T]`, zeros behind each."""
         width = max(map(len, rows))
-        return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=self.processors.device)
+        padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
+        return to_device(padded, self.processors.device)
 
     def _emit(
         self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification
@@ -230,7 +233,8 @@ class Batch:
         drafts = proposal.draft_token_ids
         numbers = [verification.num_accepted[:, None], verification.final_token_ids[:, None], drafts]
         numbers.append(target_probs[..., 0].isnan().long())  # a NaN law is NaN everywhere
-        outcome: list[list[int]] = torch.cat(numbers, 1).tolist()  # the one transfer of a round
+        # The host waits for the device here, for confidences where there is a schedule, and for log-probabilities if asked.
+        outcome: list[list[int]] = torch.cat(numbers, 1).tolist()
         logprobs = self._logprobs(rows, drafts, scores, verification)
         emitted = {}
         for place, (index, row, numbers_of_row) in enumerate(zip(self.running, rows, outcome, strict=True)):

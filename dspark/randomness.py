@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dspark.transfer import to_device
+
 
 @dataclass(frozen=True, slots=True)
 class RoundUniforms:
@@ -41,5 +43,5 @@ def round_uniforms(
             padding = numbers[:1].expand(most - own)
             numbers = torch.cat([numbers[: 1 + own], padding, numbers[1 + own :], padding])
         rows.append(numbers)
-    table = torch.stack(rows).to(device)  # [B, 1 + 2 n], n of the row that has most
+    table = to_device(torch.stack(rows), device)  # [B, 1 + 2 n], n of the row that has most
     return RoundUniforms(draft=table[:, 1 : 1 + width], accept=table[:, 1 + most : 1 + most + width], final=table[:, 0])

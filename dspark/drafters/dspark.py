@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from dspark.drafters.laws import idle_where
+from dspark.drafters.laws import IdleRows
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.drafters.states import RowStates
 from dspark.networks.dspark import DSparkNetwork
 from dspark.sampling import History, Processors, draw, one_hot_of_best
+from dspark.transfer import to_device
 
 
 class DSparkDrafter:
@@ -60,19 +61,20 @@ class DSparkDraftSession:
         """See `DraftSession.propose`."""
         network = self.network
         lengths = tuple(min(want, network.block_size) for want in num_draft_tokens)
-        anchors = torch.tensor([ids[-1] for ids in token_ids], device=processors.device)  # [B]
+        anchors = to_device(torch.tensor([ids[-1] for ids in token_ids]), processors.device)  # [B]
         hidden = self._hidden(anchors)  # [B, block_size, d]
         base_logits = network.lm_head(hidden[:, : max(lengths)])  # [B, K, V]
         previous, state = anchors, None
         drafts = anchors.new_zeros(len(lengths), max(lengths))  # [B, K]
         laws: list[Tensor] = []
         confidence_logits: list[Tensor] = []
+        idle = IdleRows(lengths, processors.device)
         for position in range(max(lengths)):
             logits, confidence, state = network.step(base_logits[:, position], hidden[:, position], previous, state)
             law = processors.probs(logits.unsqueeze(1), history, drafts, start=position).squeeze(1)  # [B, V]
             if self.drafter.greedy:
                 law = one_hot_of_best(law)
-            law = idle_where([length <= position for length in lengths], law)
+            law = idle.silence(law, position)
             previous = draw(law, uniforms[:, position])
             drafts[:, position] = previous
             laws.append(law)
@@ -87,7 +89,7 @@ class DSparkDraftSession:
         """See `DraftSession.observe`; projects the features once, for all later blocks."""
         if features is None:
             raise ValueError("features is None; this drafter reads the target's hidden states. Tap `feature_layers`.")
-        positions = self.states.positions(features.shape[1], device=features.device)
+        positions = self.states.positions(features.shape[1])
         self.states.append(self.network.context(features.to(self.network.fc.weight.dtype), positions), counts)
 
     def select(self, rows: Sequence[int]) -> None:
@@ -101,5 +103,5 @@ class DSparkDraftSession:
         if valid is not None:
             own = valid.new_ones(len(valid), self.network.block_size)
             mask = torch.cat([valid, own], 1)[:, None, None]  # [B, 1, 1, L + K]
-        starts = self.states.positions(1, device=anchors.device)  # [B, 1]
+        starts = self.states.positions(1)  # [B, 1]
         return self.network.block(anchors.unsqueeze(1), starts, context, mask).squeeze(1)

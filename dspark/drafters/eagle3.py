@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from dspark.drafters.laws import idle_where
+from dspark.drafters.laws import IdleRows
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.drafters.states import RowStates
 from dspark.networks.eagle3 import Eagle3Network
@@ -66,11 +66,12 @@ class Eagle3DraftSession:
         kept = self.states.lengths
         drafts = torch.zeros(len(lengths), max(lengths), dtype=torch.long, device=processors.device)  # [B, K]
         laws: list[Tensor] = []
+        idle = IdleRows(lengths, processors.device)
         for position in range(max(lengths)):
             law = processors.probs(network.logits(output), history, drafts, start=position).squeeze(1)  # [B, V]
             if self.drafter.greedy:
                 law = one_hot_of_best(law)
-            law = idle_where([length <= position for length in lengths], law)
+            law = idle.silence(law, position)
             laws.append(law)
             drafts[:, position] = draw(law, uniforms[:, position])
             if position + 1 < max(lengths):
@@ -110,7 +111,7 @@ class Eagle3DraftSession:
 
     def _continue(self, features: Tensor, next_token_ids: Tensor, counts: Sequence[int]) -> Tensor:
         """Append entries `[B, T, d]` and return their outputs `[B, T, d]`; the first `counts[b]` of row b mean something."""
-        positions = self.states.positions(features.shape[1], device=features.device)  # [B, T]
+        positions = self.states.positions(features.shape[1])  # [B, T]
         self.states.append([self.network.keys_values(features, next_token_ids, positions)], counts)
         # All entries written, those of padding too: a query sees up to its own position, so each sees at least itself.
         keys_values = self.states.layers[0]

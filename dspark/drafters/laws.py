@@ -5,11 +5,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dspark.transfer import to_device
 
-def idle_where(idle: Sequence[bool], law: Tensor) -> Tensor:
-    """Laws `[B, V]`; rows that draft no more get a law with one outcome, so that their uniform decides nothing."""
-    if not any(idle):
-        return law
-    nothing = torch.zeros_like(law)
-    nothing[:, 0] = 1.0
-    return torch.where(torch.tensor(idle, device=law.device)[:, None], nothing, law)
+
+class IdleRows:
+    """Rows that draft fewer tokens than others: they get laws with one outcome, so that their uniforms decide nothing."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths = lengths
+        self.on_device = to_device(torch.tensor(lengths), device) if min(lengths) < max(lengths) else None  # [B]
+
+    def silence(self, law: Tensor, position: int) -> Tensor:
+        """Laws `[B, V]` of the drafts at one position, those of idle rows replaced."""
+        if self.on_device is None or position < min(self.lengths):
+            return law
+        nothing = torch.zeros_like(law)
+        nothing[:, 0] = 1.0
+        return torch.where((self.on_device <= position)[:, None], nothing, law)

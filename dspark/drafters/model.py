@@ -9,9 +9,10 @@ from transformers import PreTrainedModel
 
 from dspark.cache import open_context
 from dspark.causal_model import CausalModel
-from dspark.drafters.laws import idle_where
+from dspark.drafters.laws import IdleRows
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.sampling import History, Processors, draw, one_hot_of_best
+from dspark.transfer import to_device
 
 
 class ModelDrafter:
@@ -58,12 +59,13 @@ class ModelDraftSession:
         logits = self._catch_up([ids if length else [] for ids, length in zip(token_ids, lengths, strict=True)])
         drafts = torch.zeros(len(lengths), width, dtype=torch.long, device=processors.device)  # [B, K]
         laws = []
+        idle = IdleRows(lengths, processors.device)
         for position in range(width):
             over_target = to_vocabulary(logits, processors.vocab_size)  # [B, 1, V]
             law = processors.probs(over_target, history, drafts, start=position).squeeze(1)  # [B, V]
             if self.greedy:
                 law = one_hot_of_best(law)
-            law = idle_where([length <= position for length in lengths], law)
+            law = idle.silence(law, position)
             laws.append(law)
             drafts[:, position] = draw(law, uniforms[:, position])
             if position + 1 < width:
@@ -94,7 +96,7 @@ class ModelDraftSession:
         missing = [list(ids[have:]) for ids, have in zip(token_ids, self.context.lengths, strict=True)]
         counts = [len(ids) for ids in missing]
         width = max(counts)
-        block = torch.tensor([ids + [0] * (width - len(ids)) for ids in missing], device=self.model.device)
+        block = to_device(torch.tensor([ids + [0] * (width - len(ids)) for ids in missing]), self.model.device)
         logits = self.context.extend(self._readable(block), counts, last=True).logits
         self.context.commit(self.context.lengths)
         return logits

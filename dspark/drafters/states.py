@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dspark.networks.attention import KeysValues
+from dspark.transfer import Positions
 
 
 class RowStates:
@@ -16,16 +17,17 @@ class RowStates:
         """Begin with no entries: `empty` is `[B, H, 0, D]` per layer."""
         self.lengths = [0] * len(empty[0][0])
         self.layers = tuple(empty)
+        self.next = Positions(empty[0][0].device)
 
-    def positions(self, width: int, *, device: torch.device) -> Tensor:
+    def positions(self, width: int) -> Tensor:
         """Where the next `width` entries of each row stand, `[B, width]`."""
-        return torch.tensor(self.lengths, device=device)[:, None] + torch.arange(width, device=device)
+        return self.next.after(self.lengths, width).expand(len(self.lengths), -1)
 
     def append(self, layers: Sequence[KeysValues], counts: Sequence[int]) -> None:
         """Add the first `counts[b]` of the new entries `[B, H, T, D]` to row b."""
         width = layers[0][0].shape[2]
         needed = max(self.lengths) + width
-        places = self.positions(width, device=layers[0][0].device)[:, None, :, None]  # [B, 1, T, 1]
+        places = self.positions(width)[:, None, :, None]  # [B, 1, T, 1]
         self.layers = tuple(
             (_placed(old[0], new[0], places, needed), _placed(old[1], new[1], places, needed))
             for old, new in zip(self.layers, layers, strict=True)
@@ -47,8 +49,7 @@ class RowStates:
         layers = tuple((keys[:, :, :longest], values[:, :, :longest]) for keys, values in self.layers)
         if all(length == longest for length in self.lengths):
             return layers, None
-        device = self.layers[0][0].device
-        return layers, torch.arange(longest, device=device) < torch.tensor(self.lengths, device=device)[:, None]
+        return layers, torch.arange(longest, device=self.next.device) < self.positions(1)
 
 
 def _placed(old: Tensor, new: Tensor, places: Tensor, needed: int) -> Tensor:
