@@ -150,11 +150,11 @@ class RowwiseContext:
     def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
         """See `Context.extend`."""
         read = [
-            row.extend(token_ids[index : index + 1, :count]) if count else None
+            row.extend(token_ids[index : index + 1, :count], last=last) if count else None
             for index, (row, count) in enumerate(zip(self.rows, counts, strict=True))
         ]
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        logits = [None if each is None else each.logits[:, -1:] if last else each.logits for each in read]
+        logits = [None if each is None else each.logits for each in read]
         features = [None if each is None else each.features for each in read]
         width = token_ids.shape[1]
         tapped = _padded(features, width) if any(each is not None for each in features) else None
@@ -185,13 +185,12 @@ class CachedRow:
         self.cache = model.new_cache()
         self.uncommitted = torch.zeros(1, 0, dtype=torch.long, device=model.device)
 
-    def extend(self, token_ids: Tensor) -> Reading:
-        """Read the new tokens, `[1, T]`."""
-        width = token_ids.shape[1]
+    def extend(self, token_ids: Tensor, *, last: bool) -> Reading:
+        """Read the new tokens, `[1, T]`; with `last` only the logits of the last."""
         if self.uncommitted.shape[1]:
             self.cache.crop(-self.uncommitted.shape[1])
         self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
-        return _last(self.model.read(self.uncommitted, self.cache, layers=self.layers), width)
+        return _read_end(self.model, self.uncommitted, self.cache, self.layers, token_ids.shape[1], last=last)
 
     def commit(self, num_removed: int) -> None:
         """Forget the last tokens and make the others final."""
@@ -214,12 +213,12 @@ class SnapshotRow:
         self.snapshot: DynamicCache | None = None
         self.uncommitted = torch.zeros(1, 0, dtype=torch.long, device=model.device)
 
-    def extend(self, token_ids: Tensor) -> Reading:
-        """Read the new tokens, `[1, T]`."""
+    def extend(self, token_ids: Tensor, *, last: bool) -> Reading:
+        """Read the new tokens, `[1, T]`; with `last` only the logits of the last."""
         if self.snapshot is None:
             self.snapshot = copy.deepcopy(self.cache)
         self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
-        return self.model.read(token_ids, self.cache, layers=self.layers)
+        return _read_end(self.model, token_ids, self.cache, self.layers, token_ids.shape[1], last=last)
 
     def commit(self, num_removed: int) -> None:
         """Forget the last tokens and make the others final."""
@@ -227,7 +226,7 @@ class SnapshotRow:
             self.cache = self.snapshot
             kept = self.uncommitted[:, : self.uncommitted.shape[1] - num_removed]
             if kept.shape[1]:
-                self.model.read(kept, self.cache)
+                _read_end(self.model, kept, self.cache, (), 1, last=True)
         self.snapshot = None
         self.uncommitted = self.uncommitted[:, :0]
 
@@ -240,20 +239,31 @@ class RecomputedRow:
         self.layers = layers
         self.token_ids = torch.zeros(1, 0, dtype=torch.long, device=model.device)
 
-    def extend(self, token_ids: Tensor) -> Reading:
-        """Read the new tokens, `[1, T]`."""
+    def extend(self, token_ids: Tensor, *, last: bool) -> Reading:
+        """Read the new tokens, `[1, T]`; with `last` only the logits of the last."""
         self.token_ids = torch.cat([self.token_ids, token_ids], 1)
-        return _last(self.model.read(self.token_ids, None, layers=self.layers), token_ids.shape[1])
+        return _read_end(self.model, self.token_ids, None, self.layers, token_ids.shape[1], last=last)
 
     def commit(self, num_removed: int) -> None:
         """Forget the last tokens."""
         self.token_ids = self.token_ids[:, : self.token_ids.shape[1] - num_removed]
 
 
-def _last(reading: Reading, width: int) -> Reading:
-    """The last positions of a reading."""
+def _read_end(
+    model: CausalModel,
+    token_ids: Tensor,
+    cache: DynamicCache | None,
+    layers: tuple[int, ...],
+    width: int,
+    *,
+    last: bool,
+) -> Reading:
+    """Read `[1, T]`; features of the last `width` positions, and their logits, or with `last` only those of the last."""
+    num_logits = 1 if last else width
+    inputs = {"logits_to_keep": num_logits} if model.keeps_logits else {}
+    reading = model.read(token_ids, cache, layers=layers, **inputs)
     features = None if reading.features is None else reading.features[:, -width:]
-    return Reading(reading.logits[:, -width:], features)
+    return Reading(reading.logits[:, -num_logits:], features)
 
 
 def _padded(rows: Sequence[Tensor | None], width: int) -> Tensor:

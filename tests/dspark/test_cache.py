@@ -217,3 +217,22 @@ def test_the_last_layer_gives_no_features(tiny: Callable[..., PreTrainedModel]) 
     described.require_layers((-1, 0))
     with pytest.raises(ValueError, match=r"layers \[1\]; this target has layers -1 \(embeddings\) to 0"):
         described.require_layers((1,))
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gpt2"])
+def test_a_prefill_row_by_row_makes_the_logits_of_one_position(tiny: Callable[..., PreTrainedModel], kind: str) -> None:
+    model = tiny(kind)
+    context = RowwiseContext(CausalModel.of(model), 2)
+    seen: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: seen.append(output.shape[1]))
+    texts = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 8, 7]]
+    with torch.inference_mode():
+        padded = torch.tensor([text + [0] * (8 - len(text)) for text in texts])
+        logits = context.extend(padded, [8, 3], last=True).logits
+        context.commit([8, 3])
+        block = context.extend(torch.tensor([[1, 2], [3, 0]]), [2, 1]).logits
+    assert seen == [1, 1, 2, 1]
+    assert logits.shape == (2, 1, VOCAB_SIZE)
+    for row, (text, tail) in enumerate(zip(texts, [[1, 2], [3]], strict=True)):
+        assert torch.allclose(logits[row], afresh(model, text, 1), atol=1e-12)
+        assert torch.allclose(block[row, : len(tail)], afresh(model, text + tail, len(tail)), atol=1e-12)

@@ -55,10 +55,12 @@ def trim_is_a_no_op(self: SnapshotRow, num_removed: int) -> None:
     self.snapshot, self.uncommitted = None, self.uncommitted[:, :0]
 
 
-def snapshot_too_late(self: SnapshotRow, token_ids: Tensor) -> Any:
+extend = SnapshotRow.extend
+
+
+def snapshot_too_late(self: SnapshotRow, token_ids: Tensor, *, last: bool) -> Any:
     """The copy is made after the block was read."""
-    self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
-    reading = self.model.read(token_ids, self.cache, layers=self.layers)
+    reading = extend(self, token_ids, last=last)
     self.snapshot = copy.deepcopy(self.cache)
     return reading
 
