@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dspark.grammar import possible_tokens
 from dspark.request import DecodingRequest
+from dspark.token_counts import TokenCounts
+from dspark.transfer import to_device
 
 
 def draw(probs: Tensor, uniform: Tensor) -> Tensor:
@@ -75,6 +77,9 @@ class Processors:
         self._banned = self._banned_table()
         self._stops = self._stop_table()
         self._has_grammar = any(each.grammar is not None for each in settings)
+        self._text_counts, self._output_counts = (
+            TokenCounts(vocab_size=vocab_size, device=device, dtype=dtype) for _ in range(2)
+        )
 
     def select(self, rows: Sequence[int]) -> "Processors":
         """The processors of some of the rows, in that order."""
@@ -84,16 +89,13 @@ class Processors:
     def history(self, token_ids: Sequence[Sequence[int]]) -> History:
         """Read the history off each row's prompt and output."""
         prompt_lengths = [len(request.prompt_token_ids) for request in self.requests]
-        num_output = tuple(len(ids) - skip for ids, skip in zip(token_ids, prompt_lengths, strict=True))
+        outputs = tuple(ids[skip:] for ids, skip in zip(token_ids, prompt_lengths, strict=True))
         in_text = counts = None
         if self._repetition is not None:
-            in_text = self._counts(token_ids, [0] * len(token_ids)) > 0
+            in_text = self._text_counts.of(token_ids) > 0
         if self._presence is not None or self._frequency is not None:
-            counts = self._counts(token_ids, prompt_lengths)
-        outputs = None
-        if self._has_grammar:
-            outputs = tuple(ids[skip:] for ids, skip in zip(token_ids, prompt_lengths, strict=True))
-        return History(num_output, in_text, counts, outputs)
+            counts = self._output_counts.of(outputs)
+        return History(tuple(map(len, outputs)), in_text, counts, outputs if self._has_grammar else None)
 
     def probs(self, logits: Tensor, history: History, draft_token_ids: Tensor, *, start: int = 0) -> Tensor:
         """The laws of T positions in a block, each given its own true history.
@@ -158,7 +160,7 @@ class Processors:
         ]
         if not any(map(any, early)):
             return scores
-        return scores.masked_fill(self._stops & torch.tensor(early, device=self.device).unsqueeze(-1), -torch.inf)
+        return scores.masked_fill(self._stops & to_device(torch.tensor(early), self.device).unsqueeze(-1), -torch.inf)
 
     def _ungrammatical(
         self, outputs: Sequence[Sequence[int]], draft_token_ids: Tensor, start: int, num_rows: int
@@ -171,7 +173,7 @@ class Processors:
                 if tokens is not None:
                     banned[row, place] = True
                     banned[row, place, tokens] = False
-        return banned.to(self.device)
+        return to_device(banned, self.device)
 
     def _truncated(self, scores: Tensor) -> Tensor:
         # Every condition says what to drop, so that NaN is never dropped and reaches the law.
@@ -196,13 +198,6 @@ class Processors:
         counts = torch.zeros(shape, dtype=self.dtype, device=self.device)
         counts[:, 1:].scatter_(-1, before.unsqueeze(-1), 1.0)
         return counts.cumsum(1)[:, start:]
-
-    def _counts(self, token_ids: Sequence[Sequence[int]], skips: Sequence[int]) -> Tensor:
-        counts = torch.zeros(len(token_ids), self.vocab_size, dtype=self.dtype, device=self.device)  # [B, V]
-        for row, (ids, skip) in enumerate(zip(token_ids, skips, strict=True)):
-            index = torch.tensor(ids[skip:], dtype=torch.long, device=self.device)
-            counts[row].index_add_(0, index, torch.ones_like(index, dtype=self.dtype))
-        return counts
 
     def _column(self, values: Sequence[float], dtype: torch.dtype) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device).view(-1, 1, 1)  # [B, 1, 1]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.sampling import History, Processors
+from dspark.transfer import to_device
 
 
 class NgramDrafter:
@@ -28,8 +29,15 @@ class NgramDrafter:
         self.longest = longest
 
     def open(self, num_rows: int) -> DraftSession:
-        """Begin a batch; this drafter has no state."""
-        return self
+        """Begin a batch."""
+        return NgramDraftSession(self, num_rows)
+
+
+class NgramDraftSession:
+    """An index of each row's text."""
+
+    def __init__(self, drafter: NgramDrafter, num_rows: int) -> None:
+        self.rows = [NgramIndex(drafter.shortest, drafter.longest) for _ in range(num_rows)]
 
     def propose(
         self,
@@ -41,28 +49,43 @@ class NgramDrafter:
         uniforms: Tensor,
     ) -> Proposal:
         """See `DraftSession.propose`; no uniform is used."""
-        found = [self._continuation(ids, want) for ids, want in zip(token_ids, num_draft_tokens, strict=True)]
+        found = [
+            index.continuation(ids, want)
+            for index, ids, want in zip(self.rows, token_ids, num_draft_tokens, strict=True)
+        ]
         lengths = tuple(len(each) for each in found)
         width = max(lengths)
-        padded = [[*each, *[0] * (width - len(each))] for each in found]
-        drafts = torch.tensor(padded, dtype=torch.long, device=processors.device).view(len(found), width)  # [B, K]
+        padded = torch.tensor([[*each, *[0] * (width - len(each))] for each in found], dtype=torch.long)
+        drafts = to_device(padded.view(len(found), width), processors.device)  # [B, K]
         probs = torch.zeros(*drafts.shape, processors.vocab_size, dtype=processors.dtype, device=processors.device)
         return Proposal(drafts, probs.scatter(-1, drafts.unsqueeze(-1), 1.0), lengths)
 
     def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
-        """Nothing to learn: the text is the state."""
+        """Nothing to learn: `propose` is given the text."""
 
     def select(self, rows: Sequence[int]) -> None:
-        """Nothing to select."""
+        """See `DraftSession.select`."""
+        self.rows = [self.rows[row] for row in rows]
 
-    def _continuation(self, text: Sequence[int], num_tokens: int) -> list[int]:
-        best_end, best_length = 0, self.shortest - 1
-        for end in range(len(text) - 1, 0, -1):  # text[:end] is compared with the end of the text
-            length = 0
-            while length < min(end, self.longest) and text[end - 1 - length] == text[-1 - length]:
-                length += 1
-            if length > best_length:
-                best_end, best_length = end, length
-                if length == self.longest:
-                    break
-        return list(text[best_end : best_end + num_tokens]) if best_end else []
+
+class NgramIndex:
+    """Where in a growing text each sequence of `shortest` to `longest` tokens has last ended."""
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self.sizes = range(longest, shortest - 1, -1)
+        self.ends: dict[tuple[int, ...], int] = {}
+        self.num_known = 0
+
+    def continuation(self, text: Sequence[int], num_tokens: int) -> list[int]:
+        """At most `num_tokens` tokens after the last place where the longest known suffix of the text ended before its end.
+
+        Every text must begin with the one before.
+        """
+        for end in range(self.num_known + 1, len(text)):
+            for size in self.sizes:
+                if size <= end:
+                    self.ends[tuple(text[end - size : end])] = end
+        self.num_known = len(text) - 1
+        suffixes = (tuple(text[-size:]) for size in self.sizes if size <= len(text))
+        end = next((self.ends[each] for each in suffixes if each in self.ends), len(text))
+        return list(text[end : end + num_tokens])

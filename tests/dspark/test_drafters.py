@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from dspark import ModelDrafter, NgramDrafter, Request, SamplingParams, SpeculativeDecoder
 from dspark.drafters.model import to_vocabulary
+from dspark.drafters.ngram import NgramIndex
 from dspark.drafters.protocol import Drafter, Proposal
 from dspark.sampling import Processors
 from tests.dspark.conftest import VOCAB_SIZE
@@ -49,6 +52,48 @@ def test_prompt_lookup(text: list[int], expected: list[int]) -> None:
     assert proposal.draft_lengths == (len(expected),)
     assert torch.equal(proposal.draft_probs[0].argmax(-1), proposal.draft_token_ids[0])
     assert (proposal.draft_probs.sum(-1) == 1).all()
+
+
+def searched(text: Sequence[int], num_tokens: int, *, shortest: int, longest: int) -> list[int]:
+    """Every place of the text compared with its end, the last first."""
+    best_end, best_length = 0, shortest - 1
+    for end in range(len(text) - 1, 0, -1):
+        length = 0
+        while length < min(end, longest) and text[end - 1 - length] == text[-1 - length]:
+            length += 1
+        if length > best_length:
+            best_end, best_length = end, length
+    return list(text[best_end : best_end + num_tokens]) if best_end else []
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=6),
+    st.integers(1, 3),
+    st.integers(0, 2),
+)
+def test_the_index_finds_what_a_search_finds(parts: list[list[int]], shortest: int, more: int) -> None:
+    index = NgramIndex(shortest, shortest + more)
+    text: list[int] = []
+    for part in parts:
+        text += part
+        assert index.continuation(text, 3) == searched(text, 3, shortest=shortest, longest=shortest + more)
+
+
+def test_a_round_of_prompt_lookup_does_not_read_the_text_again() -> None:
+    class Text(list[int]):
+        num_read = 0
+
+        def __getitem__(self, place: Any) -> Any:
+            found = super().__getitem__(place)
+            self.num_read += len(found) if isinstance(place, slice) else 1
+            return found
+
+    text, index = Text(range(1000)), NgramIndex(1, 4)
+    index.continuation(text, 3)
+    text.num_read = 0
+    text += [1, 2, 3]
+    assert index.continuation(text, 3) == [4, 5, 6]
+    assert text.num_read < 60
 
 
 def test_prompt_lookup_in_a_batch_where_some_rows_find_nothing() -> None:
