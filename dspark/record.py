@@ -8,9 +8,9 @@ from dataclasses import dataclass
 class AcceptanceRecord:
     """What was drafted and accepted, round by round.
 
-    A round is one target forward after the prefill. `drafted_per_step[i]` tokens were drafted in round i and
-    `accepted_per_step[i]` of them accepted and emitted (a stop token ends the count). `acceptance_histogram[k]` is the
-    number of rounds that accepted exactly k.
+    A round is one target forward after the prefill. `drafted_per_step[i]` drafts were verified in round i (what a scheduler
+    kept from the target counts nowhere) and `accepted_per_step[i]` of them accepted and emitted (a stop token ends the count).
+    `acceptance_histogram[k]` is the number of rounds that accepted exactly k.
     """
 
     num_spec_steps: int
@@ -42,5 +42,5 @@ class AcceptanceRecord:
 
     @property
     def draft_acceptance_rate(self) -> float:
-        """Accepted / drafted tokens, the bonus excluded; 0 where nothing was drafted."""
+        """Accepted / verified drafts, the bonus excluded; 0 where nothing was verified."""
         return self.num_accepted_draft_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
