@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel
 
-from dspark.cache import BatchContext
+from dspark.cache import BatchContext, Context
 from dspark.causal_model import CausalModel
 from dspark.decoder import Batch, Row
 from dspark.drafters.protocol import Drafter
@@ -43,7 +43,7 @@ class Counters:
 
 @dataclass(slots=True)
 class Job:
-    """One request on its way; `batch` is None while it waits, and its text and random stream are all that is kept."""
+    """One request on its way; until it has a `batch`, its text and random stream are all that is kept."""
 
     ticket: int
     row: Row
@@ -82,7 +82,8 @@ class Engine:
     text is read again and its random stream goes on where it stopped. A finished request leaves its keys and values behind,
     and a request that begins alike starts from a copy. Neither changes an output: one `seed` gives what
     `SpeculativeDecoder` gives (up to the arithmetic of the model). Prefixes are reused where the target's cache can be
-    cropped and the drafter reads no features. Every row has a cache of its own; rounds are not batched.
+    cropped and the drafter reads no features. Every row has a cache of its own; rounds are not batched. A request that
+    cannot go on (its logits are NaN, say) ends with its error in `failed`; the others do not notice.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Engine:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         self.finished: dict[int, Generation] = {}
+        self.failed: dict[int, ValueError] = {}
         self.num_tickets = 0
 
     def submit(self, request: DecodingRequest) -> int:
@@ -115,16 +117,18 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> dict[int, list[int]]:
-        """One round of every running request: the tokens emitted, by ticket. Answers then lie in `finished`."""
+        """One round of every running request: the tokens emitted, by ticket.
+
+        Answers then lie in `finished`, and errors of requests that could not go on in `failed`.
+        """
         self._admit()
         emitted = {}
         for job in list(self.running):
-            assert job.batch is not None  # running
-            emitted[job.ticket] = job.batch.advance()[0]
-            self.counters.num_rounds += 1
-            if job.row.finish_reason:
-                self.finished[job.ticket] = job.row.generation()
-                self._retire(job)
+            try:
+                emitted[job.ticket] = self._advance(job)
+            except ValueError as error:
+                self.running.remove(job)
+                self.failed[job.ticket] = error
         self._preempt()
         return emitted
 
@@ -133,14 +137,15 @@ class Engine:
         self.waiting = deque(job for job in self.waiting if job.ticket != ticket)
         self.running = [job for job in self.running if job.ticket != ticket]
         self.finished.pop(ticket, None)
+        self.failed.pop(ticket, None)
 
     def generate(self, requests: Sequence[DecodingRequest]) -> list[Generation]:
-        """Answer the requests, in order."""
+        """Answer the requests, in order; raises ValueError where one cannot be answered."""
         for request in requests:
             validate(request, vocab_size=self.target.vocab_size, max_positions=self.target.max_positions)
         tickets = [self.submit(request) for request in requests]
         try:
-            while not all(ticket in self.finished for ticket in tickets):
+            while not all(map(self._is_done, tickets)):
                 self.step()
             return [self.finished[ticket] for ticket in tickets]
         finally:
@@ -153,7 +158,7 @@ class Engine:
 
     def _chunks(self, ticket: int) -> Iterator[list[int]]:
         try:
-            while ticket not in self.finished:
+            while not self._is_done(ticket):
                 emitted = self.step()
                 if ticket in emitted:
                     yield emitted[ticket]
@@ -167,9 +172,23 @@ class Engine:
             growth = 1 + row.request.num_draft_tokens
             if self.running and self._num_tokens() + len(row.token_ids) + growth > self.limits.max_tokens:
                 return
-            job = self.waiting.popleft()
-            job.batch = self._begin(row)
-            self.running.append(job)
+            self.running.append(self.waiting.popleft())
+
+    def _is_done(self, ticket: int) -> bool:
+        """Whether a request is answered; raises its error where it has failed."""
+        if ticket in self.failed:
+            raise self.failed[ticket]
+        return ticket in self.finished
+
+    def _advance(self, job: Job) -> list[int]:
+        """One round of a job, the first of which begins with its text: the tokens emitted."""
+        job.batch = job.batch or self._begin(job.row)
+        emitted = job.batch.advance()[0]
+        self.counters.num_rounds += 1
+        if job.row.finish_reason:
+            self.finished[job.ticket] = job.row.generation()
+            self._retire(job, job.batch.context)
+        return emitted
 
     def _begin(self, row: Row) -> Batch:
         """A batch of one that goes on from the row's text."""
@@ -188,11 +207,10 @@ class Engine:
             context=context,
         )
 
-    def _retire(self, job: Job) -> None:
+    def _retire(self, job: Job, context: Context) -> None:
         """Leave the text's keys and values to later requests; the last token was not read, rejected drafts were."""
         self.running.remove(job)
-        assert job.batch is not None  # running
-        context, text = job.batch.context, job.row.token_ids[:-1]
+        text = job.row.token_ids[:-1]
         if self.prefixes.max_entries and isinstance(context, BatchContext) and text:
             context.commit([len(text)])
             self.prefixes.keep(text, context)

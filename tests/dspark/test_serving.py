@@ -171,3 +171,37 @@ def test_models_and_drafters_without_reuse(tiny: Callable[..., PreTrainedModel],
         assert [each.token_ids for each in engine.generate(asked)] == [plain.token_ids] * 4
         assert engine.counters.num_preemptions > 0
         assert engine.counters.num_reused_tokens == 0
+
+
+def broken_for(model: PreTrainedModel, token_id: int) -> None:
+    """Logits are NaN wherever this token is read last."""
+
+    def spoil(module: Any, arguments: Any, keywords: Any, output: Any) -> Any:
+        read = keywords["input_ids"][:, -output.logits.shape[1] :]
+        output.logits[read == token_id] = torch.nan
+        return output
+
+    model.register_forward_hook(spoil, with_kwargs=True)
+
+
+def test_a_request_that_cannot_go_on_fails_alone(tiny: Callable[..., PreTrainedModel]) -> None:
+    model = tiny("gpt2")
+    greedy = SamplingParams(temperature=0.0)
+    asked = [Request(prompt_token_ids=(first, 2, 3), max_new_tokens=8, sampling=greedy) for first in (4, 5)]
+    expected = Engine(model, limits=TIGHT).generate(asked)
+    unused = next(each for each in range(23) if all(each not in (*answer.token_ids, 2, 3, 4, 5) for answer in expected))
+    broken_for(model, unused)
+    engine = Engine(model, limits=TIGHT)
+    bad = replace(asked[0], prompt_token_ids=(1, unused))
+    tickets = [engine.submit(each) for each in (asked[0], bad, asked[1])]
+    while engine.waiting or engine.running:
+        engine.step()
+    assert set(engine.failed) == {tickets[1]}
+    assert "NaN" in str(engine.failed[tickets[1]])
+    assert [engine.finished[ticket] for ticket in (tickets[0], tickets[2])] == expected
+    with pytest.raises(ValueError, match="NaN"):
+        engine.generate([asked[0], bad])
+    with pytest.raises(ValueError, match="NaN"):
+        list(engine.stream(bad))
+    assert not engine.running
+    assert engine.generate(asked) == expected
