@@ -99,6 +99,12 @@ def test_parts_equal_the_whole(tiny: Tiny, kind: Kind, anchors_at_once: int, row
         assert torch.allclose(getattr(losses, name), getattr(expected, name), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "first"), [("dspark", 0), ("dflash", 0), ("eagle3", 1)])
+def test_eagle_never_drafts_after_the_first_token(tiny: Tiny, kind: Kind, first: int) -> None:
+    blocks = example(tiny, kind, num_anchors=T)[-1]
+    assert blocks.anchors[blocks.valid[..., 0]].min() == first
+
+
 def test_no_tensor_is_larger_than_the_logits_of_one_part(tiny: Tiny) -> None:
     target, network, token_ids, blocks = example(tiny, "dspark", num_anchors=16, vocab_size=1009)
     states = block_states(target, network, token_ids, blocks)

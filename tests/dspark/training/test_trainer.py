@@ -1,5 +1,7 @@
 """The training loop: it learns, a kill loses nothing, and a wrong request is one clear error."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from dspark.training.documents import Prompt
 from dspark.training.evaluation import estimate_acceptance
 from dspark.training.settings import TrainingSettings
 from dspark.training.trainer import Trainer
+from tests.dspark.conftest import VOCAB_SIZE
 
 Tiny = Callable[..., PreTrainedModel]
 SETTINGS: dict[str, Any] = {
@@ -85,6 +88,9 @@ def test_a_run_that_was_stopped_ends_bit_for_bit_as_if_it_had_not_been(
 
 
 def test_a_batch_in_parts_makes_the_same_update(target: PreTrainedModel, text: Text, tmp_path: Path) -> None:
+    def losses(accumulate: int) -> dict[str, float]:
+        return json.loads((tmp_path / str(accumulate) / "metrics.jsonl").read_text().splitlines()[0])
+
     networks = []
     for accumulate in (1, 3, 4):
         networks.append(network_of(target))
@@ -92,6 +98,11 @@ def test_a_batch_in_parts_makes_the_same_update(target: PreTrainedModel, text: T
     for one, *others in zip(*(network.parameters() for network in networks), strict=True):
         for other in others:
             assert torch.allclose(one, other, rtol=0, atol=2e-5)
+    assert losses(1)["loss"] == pytest.approx(losses(3)["loss"], rel=1e-5)
+    uniform = network_of(target)
+    uniform.lm_head.weight.data.zero_()  # and no bias: every law is uniform, so the mean of cross-entropies is log V
+    trainer(target, uniform, text, tmp_path / "2", steps=1, accumulate=2).run()
+    assert losses(2)["cross_entropy"] == pytest.approx(math.log(VOCAB_SIZE), rel=1e-5)
     with pytest.raises(ValueError, match="each part of a batch has a sequence"):
         TrainingSettings(**SETTINGS, accumulate=5)
 
