@@ -95,8 +95,9 @@ EXACT_PROCESSORS = (
     case(
         "logit bias, repetition penalty and temperature",
         num_draft_tokens=1,
+        max_new_tokens=2,
         temperature=0.6,
-        logit_bias={0: 1.5},
+        logit_bias={1: 1.5},
         repetition_penalty=1.8,
         seed=60,
     ),

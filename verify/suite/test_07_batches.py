@@ -148,7 +148,7 @@ def test_mixed_sampling_law(judge: Judge) -> None:
     subject = table_subject(judge, SPEC)
     subject.require("batch", "sampled", "mixed_sampling")
     settings = cycle(claimed_of(subject, SAMPLING))
-    chosen = prompts(judge, scaled(judge, 32) * ROWS_PER_CALL, vocab_size=SPEC.vocab_size, lengths=LENGTHS)
+    chosen = prompts(judge, scaled(judge, 20) * ROWS_PER_CALL, vocab_size=SPEC.vocab_size, lengths=LENGTHS)
     asked = [
         greedy(prompt, max_new_tokens=20) if index % 3 == 1 else request(prompt, max_new_tokens=20, **next(settings))
         for index, prompt in enumerate(chosen)
