@@ -76,11 +76,12 @@ class LeanContext:
         """The forward of the model; its cache is this context."""
         # Behind an empty context no mask is needed; a mask is as long as the text, so it is made for a chunk at a time.
         width = CHUNK if any(self.lengths) else input_ids.shape[1]
+        parts = input_ids.split(width, 1) if width < input_ids.shape[1] else (input_ids,)
         read = [
             self.forward.read(
                 part, self._block(part.shape[1], place * width), self.slots, self.rotations, taps=self.taps
             )
-            for place, part in enumerate(input_ids.split(width, 1))
+            for place, part in enumerate(parts)
         ]
         states = _joined([each for each, _ in read])  # [B, T, d]
         if wanted is not None:
