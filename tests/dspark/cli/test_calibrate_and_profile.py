@@ -1,5 +1,6 @@
 """`dspark calibrate` and `dspark profile`, on tiny checkpoints with a tokenizer of words."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ def test_calibrate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     arguments = ["calibrate", str(folder / "drafter"), "--target", str(folder / "target"), "--device", "cpu"]
     arguments += ["--dtype", "float64", "--text", str(folder / "text.txt"), "--prompt-tokens", "8"]
     arguments += ["--num-draft-tokens", "2", "--max-new-tokens", "50", "--diagram", str(diagram)]
+    (tmp_path / "long.jsonl").write_text(json.dumps({"prompt": "w1 " * 15}))
+    assert main([*arguments, "--text", str(tmp_path / "long.jsonl")]) == 2
+    assert "has 15 tokens; with the response the target has room for 14." in capsys.readouterr().err
     assert main([*arguments, "--num-prompts", "2"]) == 2
     assert "15 bins need at least 300" in capsys.readouterr().err
     assert not (folder / "drafter" / "calibration.json").exists()

@@ -169,7 +169,16 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--batch-size", "99"]) == 2
     assert "a batch needs 99. Give more text, or lower --batch-size." in capsys.readouterr().err
     assert not (tmp_path / "drafter.training" / "text").exists(), "nothing was regenerated, so other text is welcome"
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"prompt": words.read_text() * 4}))
+    assert main([*arguments[:2], str(long), *arguments[3:]]) == 2
+    assert (
+        f"line 1 of {str(long)!r} has 2640 tokens; with the response the target has room for 1008"
+        in capsys.readouterr().err
+    )
     assert main(arguments) == 0
+    description = json.loads((tmp_path / "drafter.training" / "text" / "text.json").read_text())
+    assert description["stop_token_ids"] == [0]
     assert "accepted length" in capsys.readouterr().out
     assert (tmp_path / "drafter" / "model.safetensors").is_file()
     assert main([*arguments[:2], str(tmp_path / "none.txt"), *arguments[3:]]) == 2
