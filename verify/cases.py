@@ -229,12 +229,15 @@ def generated_cases(draw: DrawFn, capabilities: Capabilities, *, max_paths: floa
         temperature = draw(st.sampled_from([1.0, 0.5, 2.0]), label="temperature")
         own = {"prompts": (prompt,), "stop_token_ids": stops, "min_new_tokens": shortest, "temperature": temperature}
         rows.append(own | settings)
+    relation = draw(st.sampled_from(list(Relation)), label="relation")
+    # Where the target has a zero a sharp draft has less mass than float32 tells from none beside 1.
+    resolved = capabilities.arithmetic == "float64" or relation not in (Relation.PEAKED, Relation.UNEVEN)
     one = unequal(
         "generated",
         *rows,
-        relation=draw(st.sampled_from(list(Relation)), label="relation"),
+        relation=relation,
         seed=draw(st.integers(0, 10_000), label="seed"),
-        zeros=draw(st.sampled_from([0.0, 0.3]), label="zeros"),
+        zeros=draw(st.sampled_from([0.0, 0.3]), label="zeros") if resolved else 0.0,
         **common,
     )
     while estimated_paths(one) > max_paths:  # shorten until affordable rather than throw the example away

@@ -29,7 +29,7 @@ def correct(make_campaign: MakeCampaign) -> Campaign:
 def test_a_correct_engine_passes_every_judge(correct: Campaign, audit: MakeAudit) -> None:
     for name in ("plain greedy", "greedy, 1 at once", "greedy, 4 at once", "mixed", "logit_bias"):
         assert judge_greedy(audit(correct, name)).verdict is Verdict.PASS
-    for name in ("plain sampled", "sampled, 4 at once", "sampled, temperature 0.6"):
+    for name in ("plain sampled", "sampled, 4 at once", "sampled, temperature 0.6", "fresh"):
         finding = judge_sampled(audit(correct, name), alpha=ALPHA)
         assert finding.verdict is Verdict.PASS, finding.reason
     every = audit(correct, *correct.groups)
