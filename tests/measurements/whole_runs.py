@@ -1,12 +1,16 @@
 """Whole runs of the suite on correct decoders, each with a seed of its own: how many raise an alarm.
 
 `python -m tests.measurements.whole_runs [--runs 300] [--profile smoke] [--decoders dspark-classic dspark ...] [--parallel 2]`
+
+The runs are lines of `runs.jsonl` beside the report: a measurement that was stopped goes on where it was, also after a checkout;
+`--page` reports what there is.
 """
 
 import argparse
 import json
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -16,7 +20,9 @@ from tests.measurements.ledger import Entry, interval, read_lines, shown
 from tests.mutants.trial import LOG, results_of, start_trial
 
 ROOT = Path(__file__).parents[2]
-DECODERS = ("dspark", "dspark-classic", "dspark-ngram", "transformers-ngram")
+# Prompt lookup is a third as dear as a draft model: three of its runs for each of the others.
+DECODERS = ("dspark", "dspark-classic", *("dspark-ngram", "transformers-ngram") * 3)
+LEDGER = "runs.jsonl"
 FALSE_ALARM = 1e-6
 
 
@@ -86,9 +92,11 @@ def summarise(entries: list[Entry], command: str) -> Entry:
             "intervals": {verdict: interval(count, len(here)) for verdict, count in counts.items()},
             "seconds": sum(entry["seconds"] for entry in here) / len(here),
         }
+    commits = Counter(entry.get("commit", "unknown") for entry in entries)
     wealths = [wealth for entry in entries for wealth in entry.get("log10_wealth", [])]
     return {
         "command": command,
+        "commits": dict(commits),
         "kinds": kinds,
         "num_bets": len(wealths),
         "largest_log10_wealth": max(wealths, default=0.0),
@@ -111,6 +119,8 @@ def page(result: Entry) -> str:
         f"Made by `{result['command']}`: every run in a process of its own with a seed of its own. A fail is a false alarm: every decoder here is "
         f"correct. Promised: at most {FALSE_ALARM:g} a run for all statistical checks together, and none for the others. Intervals are "
         "Clopper-Pearson, 95%.",
+        "",
+        "Commits: " + ", ".join(f"{commit[:7]} ({count} runs)" for commit, count in result["commits"].items()) + ".",
         "",
         "| decoder | runs | fail | inconclusive | neither pass, fail nor inconclusive | seconds a run |",
         "|---|---|---|---|---|---|",
@@ -145,12 +155,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="of the first run; the others count on from it")
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "whole_runs")
-    parser.add_argument("--work", type=Path, default=ROOT / "reports" / "local" / "measurements")
+    parser.add_argument("--page", action="store_true", help="run nothing: report the runs there are")
     arguments = parser.parse_args()
     jobs = jobs_of(
         runs=arguments.runs, profile=arguments.profile, decoders=arguments.decoders, first_seed=arguments.seed
     )
-    entries = measure(arguments.work / "whole_runs.jsonl", jobs, parallel=arguments.parallel)
+    ledger = arguments.out / LEDGER
+    entries = read_lines(ledger) if arguments.page else measure(ledger, jobs, parallel=arguments.parallel)
+    if not entries:
+        raise SystemExit(f"{ledger} holds no run; leave out --page to make some")
     command = f"python -m tests.measurements.whole_runs --runs {arguments.runs} --profile {arguments.profile} --seed {arguments.seed}"
     result = summarise(entries, f"{command} --decoders {' '.join(arguments.decoders)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
