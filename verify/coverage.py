@@ -43,11 +43,11 @@ class Coverage:
 
     def add_record(self, record: AcceptanceRecord | None) -> None:
         """Count what a decoder reports, where its rounds cannot be seen."""
-        if record is None or record.drafted_per_step is None or record.accepted_per_step is None:
+        rounds = rounds_told(record)
+        if rounds is None:
             self.unseen += 1
-            return
-        pairs = zip(record.drafted_per_step, record.accepted_per_step, strict=True)
-        self.add_rounds([Round(0, drafted, accepted) for drafted, accepted in pairs])
+        else:
+            self.add_rounds(rounds)
 
     def missing(self, labels: Iterable[str]) -> list[str]:
         """The labels that were never reached."""
@@ -56,6 +56,16 @@ class Coverage:
     def picture(self, title: str) -> dict[str, object]:
         """The counters for the report."""
         return {"kind": "coverage", "title": title, "counts": dict(sorted(self.counts.items()))}
+
+
+def rounds_told(record: AcceptanceRecord | None) -> list[Round] | None:
+    """The rounds that a decoder reports; None where it reports none one by one."""
+    if record is None or record.drafted_per_step is None or record.accepted_per_step is None:
+        return None
+    rounds: list[Round] = []
+    for drafted, accepted in zip(record.drafted_per_step, record.accepted_per_step, strict=True):
+        rounds.append(Round(rounds[-1].output_offset + rounds[-1].num_emitted if rounds else 0, drafted, accepted))
+    return rounds
 
 
 def rejections_and_full_acceptance(num_draft_tokens: int) -> list[str]:

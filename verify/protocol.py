@@ -191,9 +191,13 @@ class Capabilities:
 
     def refuse_unclaimed(self, request: Request) -> None:
         """Raise NotImplementedError where a request needs what is not claimed; an adapter calls it before it answers."""
-        missing = [name for name in claims_needed(request) if not getattr(self, name)]
+        missing = self.unclaimed(request)
         if missing:
             raise NotImplementedError(f"not supported: {', '.join(missing)}")
+
+    def unclaimed(self, request: Request) -> list[str]:
+        """What a request needs and is not claimed."""
+        return [name for name in claims_needed(request) if not getattr(self, name)]
 
 
 def claims_needed(request: Request) -> list[str]:

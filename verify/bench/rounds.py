@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from verify.bench.contestant import Contestant
 from verify.checks.acceptance import whole_rounds
+from verify.coverage import rounds_told
 from verify.models.observer import Round, observed
-from verify.protocol import Generation, ModelPair, Request
+from verify.protocol import ModelPair, Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ def count_rounds(contestant: Contestant, requests: Sequence[Request], models: Mo
         rounds = trace.rounds(len(request.prompt_token_ids), len(answer.token_ids))
         if rounds is not None:
             sources.add("seen from the target's forwards")
-        elif (rounds := _told(answer)) is not None:
+        elif (rounds := rounds_told(answer.record)) is not None:
             sources.add("as the decoder reports")
         else:
             sources.add("not visible: no cache in one row, and no record")
@@ -55,12 +55,3 @@ def count_rounds(contestant: Contestant, requests: Sequence[Request], models: Mo
         target_forwards=forwards,
         tokens=tokens,
     )
-
-
-def _told(answer: Generation) -> list[Round] | None:
-    record = answer.record
-    if record is None or record.drafted_per_step is None or record.accepted_per_step is None:
-        return None
-    offsets = accumulate((accepted + 1 for accepted in record.accepted_per_step), initial=0)
-    counts = zip(offsets, record.drafted_per_step, record.accepted_per_step, strict=False)
-    return [Round(offset, drafted, accepted) for offset, drafted, accepted in counts]

@@ -15,7 +15,7 @@ from verify.coverage import Coverage
 from verify.grammar import TokenAutomaton
 from verify.judge import Judge, NotApplicable, check
 from verify.models.pairs import Relation, TableSpec
-from verify.protocol import Request, claims_needed
+from verify.protocol import Request
 from verify.results import Evidence
 from verify.subject import Observed, Subject
 from verify.suite.support import (
@@ -183,8 +183,4 @@ def test_mixed_processors(judge: Judge) -> None:
 
 def claimed_of(subject: Subject, settings: Iterable[dict[str, Any]], **common: Any) -> list[dict[str, Any]]:
     """The settings for which the decoder claims all that they need."""
-    return [
-        each
-        for each in settings
-        if all(getattr(subject.capabilities, claim) for claim in claims_needed(request((0,), **common | each)))
-    ]
+    return [each for each in settings if not subject.capabilities.unclaimed(request((0,), **common | each))]
