@@ -15,7 +15,7 @@ from dspark.record import AcceptanceRecord
 from dspark.request import DecodingRequest, Generation, validate
 from dspark.sampling import History, Processors
 from dspark.scheduler.protocol import Scheduler
-from dspark.transfer import to_device
+from dspark.transfer import padded, to_device
 from dspark.verification import Verification, VerificationRule, verify_block
 
 
@@ -213,19 +213,13 @@ class Batch:
         heads = [row.token_ids[:-1] for row in self.rows]
         missing = [head[have:] for head, have in zip(heads, self.context.lengths, strict=True)]
         lengths = [len(head) for head in heads]
-        features = None
+        features, device = None, self.processors.device
         if any(missing):
-            reading = self.context.extend(self._padded(missing), [len(each) for each in missing], last=True)
+            reading = self.context.extend(padded(missing, device), [len(each) for each in missing], last=True)
             self.context.commit(lengths)
             features = reading.features
         if self.session and any(heads):
-            self.session.observe(token_ids=self._padded(heads), counts=lengths, features=features)
-
-    def _padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Rows of tokens as `[B, T]`, zeros behind each."""
-        width = max(map(len, rows))
-        padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows])
-        return to_device(padded, self.processors.device)
+            self.session.observe(token_ids=padded(heads, device), counts=lengths, features=features)
 
     def _emit(
         self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification

@@ -11,6 +11,13 @@ def to_device(host: Tensor, device: torch.device) -> Tensor:
     return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
 
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Rows of token ids on the device as `[B, T]`, zeros behind each."""
+    width = max(map(len, rows))
+    host = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], dtype=torch.long)
+    return to_device(host, device)
+
+
 class Positions:
     """Where the next tokens of rows of unequal length stand.
 

@@ -126,6 +126,7 @@ class InstrumentDecoder:
         self.design = design
         self.target = Reference(models.target)
         self.draft = Reference(models.draft)
+        self.known: dict[tuple[object, ...], Tensor] = {}
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
         """Answer the requests one after the other."""
@@ -148,19 +149,28 @@ class InstrumentDecoder:
         tokens: list[int] = []
         laws: list[Tensor] = []
         while len(tokens) < min(request.num_draft_tokens, request.max_new_tokens - len(output) - 1):
-            prefix = [*output, *tokens]
-            rows = self.draft.logits(request, [*prefix, 0])
-            law = next_token_laws(rows, request, prefix)[-1]
+            law = self._laws(self.draft, request, (*output, *tokens))[-1]
             if tokens and float(law.max()) < self.design.threshold:  # known before the token is drawn
                 break
             if self.design.one_hot:
                 law = torch.nn.functional.one_hot(law.argmax(), law.shape[-1]).to(torch.float64)
             tokens.append(draw(law))
             laws.append(law)
-        text = [*output, *tokens]
-        target_laws = next_token_laws(self.target.logits(request, [*text, 0]), request, text)[len(output) :]
+        target_laws = self._laws(self.target, request, (*output, *tokens))[len(output) :]
         draft_laws = torch.stack(laws) if laws else target_laws[:0]
         return Block(tokens, draft_laws, target_laws)
+
+    def _laws(self, model: Reference, request: Request, text: tuple[int, ...]) -> Tensor:
+        """The law after every prefix of an output, `[len(text) + 1, V]`; remembered, since an exact law asks again and again."""
+        key = (
+            model,
+            request.prompt_token_ids,
+            request.sampling.temperature,
+            text,
+        )  # all that is claimed and moves a law
+        if key not in self.known:
+            self.known[key] = next_token_laws(model.logits(request, [*text, 0]), request, text)
+        return self.known[key]
 
 
 def maker(design: Design) -> Callable[[ModelPair], InstrumentDecoder]:

@@ -12,7 +12,7 @@ from dspark.causal_model import CausalModel
 from dspark.drafters.laws import IdleRows
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.sampling import History, Processors, draw, one_hot_of_best
-from dspark.transfer import to_device
+from dspark.transfer import padded
 
 
 class ModelDrafter:
@@ -95,9 +95,8 @@ class ModelDraftSession:
         """Read what the context lacks of each row's text; logits after it, `[B, 1, V]`."""
         missing = [list(ids[have:]) for ids, have in zip(token_ids, self.context.lengths, strict=True)]
         counts = [len(ids) for ids in missing]
-        width = max(counts)
-        block = to_device(torch.tensor([ids + [0] * (width - len(ids)) for ids in missing]), self.model.device)
-        logits = self.context.extend(self._readable(block), counts, last=True).logits
+        block = self._readable(padded(missing, self.model.device))
+        logits = self.context.extend(block, counts, last=True).logits
         self.context.commit(self.context.lengths)
         return logits
 

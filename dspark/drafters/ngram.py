@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.sampling import History, Processors
-from dspark.transfer import to_device
+from dspark.transfer import padded
 
 
 class NgramDrafter:
@@ -54,9 +54,7 @@ class NgramDraftSession:
             for index, ids, want in zip(self.rows, token_ids, num_draft_tokens, strict=True)
         ]
         lengths = tuple(len(each) for each in found)
-        width = max(lengths)
-        padded = torch.tensor([[*each, *[0] * (width - len(each))] for each in found], dtype=torch.long)
-        drafts = to_device(padded.view(len(found), width), processors.device)  # [B, K]
+        drafts = padded(found, processors.device)  # [B, K]
         probs = torch.zeros(*drafts.shape, processors.vocab_size, dtype=processors.dtype, device=processors.device)
         return Proposal(drafts, probs.scatter(-1, drafts.unsqueeze(-1), 1.0), lengths)
 

@@ -22,6 +22,7 @@ from dspark.causal_model import CausalModel
 from dspark.digest import model_digest
 from dspark.sampling import draw
 from dspark.training.documents import Prompt
+from dspark.transfer import padded
 
 DESCRIPTION = "text.json"
 
@@ -68,8 +69,7 @@ def continue_prompts(
     texts = [list(prompt) for prompt in prompts]
     running = list(range(len(texts)))
     context = open_context(target, len(texts))
-    width = max(map(len, texts))
-    block = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=target.device)  # [B, T]
+    block = padded(texts, target.device)  # [B, T]
     counts = [len(text) for text in texts]
     for position in range(max_new_tokens):
         logits = context.extend(block, counts, last=True).logits  # [B, 1, V]
@@ -151,11 +151,11 @@ def load_text(folder: Path) -> Text:
         except SafetensorError as error:
             raise ValueError(f"{str(shard)!r} is broken ({error}). Delete it; the same call makes it again.") from error
     width = max(part["token_ids"].shape[1] for part in parts)
-    padded = [
+    token_ids = [
         torch.nn.functional.pad(part["token_ids"], (0, width - part["token_ids"].shape[1])).long() for part in parts
     ]
     return Text(
-        token_ids=torch.cat(padded),
+        token_ids=torch.cat(token_ids),
         lengths=torch.cat([part["lengths"] for part in parts]).long(),
         prompt_lengths=torch.cat([part["prompt_lengths"] for part in parts]).long(),
         domains=tuple(domains),
@@ -163,9 +163,8 @@ def load_text(folder: Path) -> Text:
 
 
 def _write_shard(path: Path, prompts: Sequence[Prompt], texts: Sequence[Sequence[int]]) -> None:
-    width = max(map(len, texts))
     tensors = {
-        "token_ids": torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.int32),
+        "token_ids": padded(texts, torch.device("cpu")).int(),
         "lengths": torch.tensor([len(text) for text in texts], dtype=torch.int32),
         "prompt_lengths": torch.tensor([len(prompt.token_ids) for prompt in prompts], dtype=torch.int32),
     }

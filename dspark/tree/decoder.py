@@ -112,7 +112,7 @@ class TreeRun:
         row = self.row
         numbers = torch.cat(
             [verification.final_token_ids, verification.path[0], drafts, target_probs[:, 0].isnan().long()]
-        ).tolist()  # the one transfer of a round
+        ).tolist()  # the host waits here for the device
         final, nodes, rest = numbers[0], numbers[1 : 1 + tree.depth], numbers[1 + tree.depth :]
         path = [node for node in nodes if node >= 0]
         token_ids, is_nan = rest[: len(tree.parents)], rest[len(tree.parents) :]

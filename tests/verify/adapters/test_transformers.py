@@ -10,6 +10,7 @@ import torch
 import transformers
 from packaging.version import parse
 from transformers import GenerationConfig
+from transformers.generation.utils import _speculative_sampling
 
 from verify.adapters.transformers import AssistedGeneration, make_decoder, make_prompt_lookup_decoder
 from verify.models.observer import observed
@@ -70,6 +71,17 @@ def test_the_draft_masks_real_tokens_equal_to_the_pad_token(pair: ModelPair) -> 
 
     assert rounds_to_decode(None) == 6  # 24 tokens, 4 a round
     assert rounds_to_decode(0) > 6
+
+
+def test_a_residual_that_rounds_to_nothing_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 the draft law can lie one step above the target's for one token and nowhere below it."""
+    target = torch.tensor([[[-2.1423747539520264, 0.2454024851322174, -1.1326349973678589]]])
+    draft = torch.tensor([[[-2.1423747539520264, 0.24540242552757263, -1.1326349973678589]]])
+    assert (draft.softmax(-1) - target.softmax(-1)).tolist() == [[[2**-27, 0.0, 0.0]]]
+    highest = 1 - 2**-24  # the largest number that torch.rand draws in float32, one time in 2^24
+    monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, highest))
+    with pytest.raises(RuntimeError, match="`nan` or element < 0"):
+        _speculative_sampling(torch.tensor([[0]]), draft, 1, torch.cat([target, target], 1))
 
 
 def test_prompt_lookup_drafts_nothing_from_the_draft_model(pair: ModelPair) -> None:
