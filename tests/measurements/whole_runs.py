@@ -110,6 +110,12 @@ def summarise(entries: list[Entry], command: str) -> Entry:
     }
 
 
+def short(commit: str) -> str:
+    """The beginning of a commit, and whether the working tree differed: where the ledger lies in it, it does after one run."""
+    name, dirty, _ = commit.partition("-dirty")
+    return name[:7] + dirty
+
+
 def page(result: Entry) -> str:
     """The Markdown page."""
     every = result["kinds"]["all"]
@@ -120,7 +126,7 @@ def page(result: Entry) -> str:
         f"correct. Promised: at most {FALSE_ALARM:g} a run for all statistical checks together, and none for the others. Intervals are "
         "Clopper-Pearson, 95%.",
         "",
-        "Commits: " + ", ".join(f"{commit[:7]} ({count} runs)" for commit, count in result["commits"].items()) + ".",
+        "Commits: " + ", ".join(f"{short(commit)} ({count} runs)" for commit, count in result["commits"].items()) + ".",
         "",
         "| decoder | runs | fail | inconclusive | neither pass, fail nor inconclusive | seconds a run |",
         "|---|---|---|---|---|---|",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from verify.report.files import write_pictures
 from verify.report.overview import insert, property_table
 from verify.report.schema import SCHEMA_FILE, SCHEMA_VERSION, Results, schema_text
 from verify.report.verdict import USAGE_ERROR
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="folder of the reports (default: that of the results)")
     parser.add_argument("--write-schema", action="store_true", help="write the JSON Schema of results.json instead")
     parser.add_argument("--insert-table", type=Path, metavar="FILE.md", help="put the table of properties into FILE.md")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write the pictures of what failed as SVG files")
     said = parser.parse_args(arguments)
     if said.write_schema:
         SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")
@@ -34,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if said.insert_table is not None:
         text = said.insert_table.read_text(encoding="utf-8")
         said.insert_table.write_text(insert(text, property_table(results)), encoding="utf-8")
+        return 0
+    if said.pictures is not None:
+        files = write_pictures(results, said.pictures)
+        print("\n".join(map(str, files)) or f"{said.results} holds no picture")
         return 0
     folder = said.out or said.results.parent
     folder.mkdir(parents=True, exist_ok=True)

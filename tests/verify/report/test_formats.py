@@ -1,12 +1,15 @@
 """HTML for people, Markdown for pull requests, JUnit for CI: the same facts in each."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from verify.report import pictures, words
+from verify.report.__main__ import main
+from verify.report.files import write_pictures
 from verify.report.html import to_html
 from verify.report.junit import to_junit
 from verify.report.markdown import to_markdown
@@ -206,3 +209,21 @@ def test_reports_do_not_stop_each_other(everything: Results, tmp_path: Any) -> N
     (problem, *others) = write_reports(everything, tmp_path / "missing")
     assert "could not be written" in problem
     assert len(others) == 2
+
+
+def test_pictures_of_what_failed_become_files_that_stand_alone(everything: Results, tmp_path: Path) -> None:
+    source = tmp_path / "results.json"
+    source.write_text(everything.model_dump_json())
+    assert main([str(source), "--pictures", str(tmp_path / "pictures")]) == 0
+    failed = [each for each in everything.checks if each.verdict is Verdict.FAIL]
+    files = sorted((tmp_path / "pictures").iterdir())
+    assert len(files) == sum(len(each.details.pictures) for each in failed) > 0
+    for file in files:
+        assert ElementTree.parse(file).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert "color=" in file.read_text()
+
+
+def test_pictures_of_all_checks_where_none_failed(everything: Results, tmp_path: Path) -> None:
+    passed = [each.model_copy(update={"verdict": Verdict.PASS}) for each in everything.checks]
+    files = write_pictures(everything.model_copy(update={"checks": passed}), tmp_path)
+    assert len(set(files)) == sum(len(each.details.pictures) for each in passed) > 0
