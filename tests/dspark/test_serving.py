@@ -140,6 +140,33 @@ def test_streams_cancel_and_mix(pair: ModelPair) -> None:
     assert set(engine.finished) == set(tickets)
 
 
+def test_streams_side_by_side_miss_nothing(pair: ModelPair) -> None:
+    engine = Engine(pair.target, ModelDrafter(pair.draft), limits=TIGHT)
+    asked = requests()
+    alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft))
+    expected = [list(alone.generate([each])[0].token_ids) for each in asked]
+    streams = dict(enumerate(map(engine.stream, asked[:4])))
+    outputs: dict[int, list[int]] = {index: [] for index in streams}
+    while streams:
+        for index in list(streams):
+            chunk = next(streams[index], None)
+            outputs[index] += chunk or []
+            if chunk is None:
+                del streams[index]
+    assert list(outputs.values()) == expected[:4]
+    open_stream = engine.stream(asked[7])
+    output = next(open_stream)
+    engine.generate(asked[8:])  # runs the rounds of the stream too
+    assert output + [token for chunk in open_stream for token in chunk] == expected[7]
+
+
+def test_a_stream_that_never_began_leaves_nothing(pair: ModelPair) -> None:
+    engine = Engine(pair.target)
+    closed = engine.stream(requests()[0])
+    closed.close()  # type: ignore[attr-defined]
+    assert not engine.waiting
+
+
 def test_an_invalid_request_leaves_nothing(pair: ModelPair) -> None:
     engine = Engine(pair.target)
     with pytest.raises(ValueError, match="prompt_token_ids is empty"):
