@@ -52,7 +52,7 @@ def read_documents(paths: Iterable[Path], tokenizer: Any) -> list[Document]:
 
 
 def _objects(text: str, path: Path, tokenizer: Any) -> Iterator[Document]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         place = f"line {number} of {str(path)!r}"
