@@ -66,6 +66,7 @@ def test_a_chat_goes_through_the_template(tmp_path: Path) -> None:
     [
         ('{"title": "a"}', "none of the keys"),
         ('{"text": 3}', "must be a text"),
+        (r'{"text": "a\ud83d"}', "line 1 of .* has half of a surrogate pair in its text"),
         ("not json", "line 1 of .* is not JSON"),
         ('["text"]', "none of the keys"),
         ('{"messages": []}', "no chat template"),
