@@ -59,6 +59,10 @@ def test_calibrate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert diagram.read_text().lstrip().startswith("<?xml")
     output = capsys.readouterr().out
     assert f"{calibration.temperatures[0]:.2f}" in output
+    longer = ["5" if each == "2" else each for each in generate]
+    assert main(longer) == 2
+    assert "a block has 3 confidences and the calibration 2 temperatures" in capsys.readouterr().err
+    assert main([*longer, "--scheduler", "none"]) == 0, "no schedule, no confidences"
     assert main(arguments) == 0  # from the raw confidences again, not from the calibrated ones
     assert Calibration.load(folder / "drafter") == calibration
 
