@@ -84,6 +84,7 @@ def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["calibrate", "DRAFTER", "--diagram", "x.docx"], "its name must end in .svg or .png"),
         (["calibrate", "DRAFTER", "--diagram", "FILE/x.svg"], "cannot be written"),
+        (["calibrate", "TAKEN"], "calibration.json' is a folder; a file is written there"),
         (["calibrate", "DRAFTER", "--text", "no-such-file"], "'no-such-file' cannot be read"),
         (["calibrate", "DRAFTER", "--text", "."], "(Is a directory)"),
         (["calibrate", "no-such-folder"], "'no-such-folder' has no config.json"),
@@ -98,7 +99,8 @@ def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_wrong_values_are_one_line(
     folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {"DRAFTER": folder / "drafter", "FILE": folder / "text.txt", "FOLDER": tmp_path / "new"}
+    names = {"DRAFTER": folder / "drafter", "FILE": folder / "text.txt", "FOLDER": tmp_path / "new", "TAKEN": tmp_path}
+    (tmp_path / "calibration.json").mkdir()
     for name, path in names.items():
         arguments = [each.replace(name, str(path)) for each in arguments]
     shape = ["--target-layer-ids", "0", "--layers", "1", "--mask-token-id", "0"] if arguments[0] == "train" else []
