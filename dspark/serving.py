@@ -127,6 +127,9 @@ class Engine:
             except ValueError as error:
                 self.running.remove(job)
                 self.failed[job.ticket] = error
+            except BaseException:  # out of memory, Ctrl-C: the round may be half read, so the text will be read again
+                job.batch = None
+                raise
         self._preempt()
         return emitted
 

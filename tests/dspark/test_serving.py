@@ -211,6 +211,37 @@ def broken_for(model: PreTrainedModel, token_id: int) -> None:
     model.register_forward_hook(spoil, with_kwargs=True)
 
 
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("broken_off", range(1, 7))
+def test_a_round_that_is_broken_off_is_not_half_kept(
+    tiny: Callable[..., PreTrainedModel], broken_off: int, drafts: bool
+) -> None:
+    model = tiny("gpt2")
+    greedy = SamplingParams(temperature=0.0, repetition_penalty=1.3)
+    asked = [Request(prompt_token_ids=(first, 2, 3), max_new_tokens=8, sampling=greedy) for first in (4, 5)]
+    engine = Engine(model, ModelDrafter(tiny("gpt2", seed=1)) if drafts else None)
+    expected = [answer.token_ids for answer in engine.generate(asked)]
+    engine.prefixes.entries.clear()
+    forwards = 0
+
+    def interrupt(*_: Any) -> None:
+        nonlocal forwards
+        forwards += 1
+        if forwards == broken_off:
+            raise KeyboardInterrupt
+
+    model.base_model.h[1].register_forward_pre_hook(interrupt)  # type: ignore[union-attr,index]
+    tickets = [engine.submit(each) for each in asked]
+    interrupts = 0
+    while engine.waiting or engine.running:
+        try:
+            engine.step()
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts == 1
+    assert [engine.finished[ticket].token_ids for ticket in tickets] == expected
+
+
 def test_a_request_that_cannot_go_on_fails_alone(tiny: Callable[..., PreTrainedModel]) -> None:
     model = tiny("gpt2")
     greedy = SamplingParams(temperature=0.0)
