@@ -156,7 +156,7 @@ class Batch:
         wanted = [min(row.request.num_draft_tokens, row.num_remaining - 1) if self.session else 0 for row in rows]
         uniforms = round_uniforms(
             [row.source for row in rows],
-            [row.request.num_draft_tokens for row in rows],
+            [min(row.request.num_draft_tokens, row.request.max_new_tokens - 1) for row in rows],
             width=max(wanted),
             device=self.processors.device,
         )

@@ -34,7 +34,7 @@ def uniform_source(seed: int | None) -> torch.Generator:
 def round_uniforms(
     sources: Sequence[torch.Generator], num_draft_tokens: Sequence[int], *, width: int, device: torch.device
 ) -> RoundUniforms:
-    """Draw 2 n + 1 numbers from each row's source, n its own `num_draft_tokens`, whatever `width` the batch needs."""
+    """Draw 2 n + 1 numbers from each row's source, n its own entry of `num_draft_tokens`, whatever `width` the batch needs."""
     most = max(num_draft_tokens)
     rows = []
     for source, own in zip(sources, num_draft_tokens, strict=True):

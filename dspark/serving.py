@@ -110,10 +110,8 @@ class Engine:
 
     def submit(self, request: DecodingRequest) -> int:
         """Queue a request; returns its ticket, or raises ValueError where it cannot be answered."""
-        validate(request, vocab_size=self.target.vocab_size, max_positions=self.target.max_positions)
-        self.waiting.append(Job(self.num_tickets, Row.of(request)))
-        self.num_tickets += 1
-        return self.num_tickets - 1
+        self._require_possible(request)
+        return self._queue(request).ticket
 
     @torch.inference_mode()
     def step(self) -> dict[int, list[int]]:
@@ -129,6 +127,9 @@ class Engine:
             except ValueError as error:
                 self.running.remove(job)
                 self.failed[job.ticket] = error
+            except BaseException:  # out of memory, Ctrl-C: the round may be half read, so the text will be read again
+                job.batch = None
+                raise
         self._preempt()
         return emitted
 
@@ -142,8 +143,8 @@ class Engine:
     def generate(self, requests: Sequence[DecodingRequest]) -> list[Generation]:
         """Answer the requests, in order; raises ValueError where one cannot be answered."""
         for request in requests:
-            validate(request, vocab_size=self.target.vocab_size, max_positions=self.target.max_positions)
-        tickets = [self.submit(request) for request in requests]
+            self._require_possible(request)
+        tickets = [self._queue(request).ticket for request in requests]
         try:
             while not all(map(self._is_done, tickets)):
                 self.step()
@@ -153,17 +154,37 @@ class Engine:
                 self.cancel(ticket)
 
     def stream(self, request: DecodingRequest) -> Iterator[list[int]]:
-        """Yield the output round by round; closing the iterator cancels the request."""
-        return self._chunks(self.submit(request))
+        """Yield the output as it grows, whoever runs the rounds; closing the iterator cancels the request.
 
-    def _chunks(self, ticket: int) -> Iterator[list[int]]:
+        The request is queued when the first tokens are asked for.
+        """
+        self._require_possible(request)
+        return self._chunks(request)
+
+    def _chunks(self, request: DecodingRequest) -> Iterator[list[int]]:
+        job = self._queue(request)
+        num_seen = len(request.prompt_token_ids)
         try:
-            while not self._is_done(ticket):
-                emitted = self.step()
-                if ticket in emitted:
-                    yield emitted[ticket]
+            while True:
+                fresh = job.row.token_ids[num_seen:]
+                if fresh:
+                    num_seen += len(fresh)
+                    yield fresh
+                elif self._is_done(job.ticket):
+                    return
+                else:
+                    self.step()
         finally:
-            self.cancel(ticket)
+            self.cancel(job.ticket)
+
+    def _require_possible(self, request: DecodingRequest) -> None:
+        validate(request, vocab_size=self.target.vocab_size, max_positions=self.target.max_positions)
+
+    def _queue(self, request: DecodingRequest) -> Job:
+        job = Job(self.num_tickets, Row.of(request))
+        self.waiting.append(job)
+        self.num_tickets += 1
+        return job
 
     def _admit(self) -> None:
         """Start waiting requests, oldest first, while there is room for them and their next round."""

@@ -3,6 +3,11 @@
 from pathlib import Path
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: halves of surrogate pairs, from bytes that are no UTF-8 or from JSON, can not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file; ValueError (value, rule, remedy) where it cannot be read as one."""
     try:

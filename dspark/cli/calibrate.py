@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.utils import logging
 
-from dspark.calibration import Calibration
+from dspark.calibration import FILE, Calibration
 from dspark.causal_model import CausalModel
 from dspark.checkpoints import weights_sha256
 from dspark.cli.options import HelpWithDefaults, add_target, at_least, device_named, require_place
@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if options.diagram.suffix not in (".svg", ".png"):
         raise ValueError(f"--diagram is {str(options.diagram)!r}; its name must end in .svg or .png. Rename it.")
     require_place(options.diagram)
+    require_place(options.drafter / FILE)
     device, dtype = device_named(options.device), DTYPES[options.dtype]
     target = load_pair(target_dir=options.target, draft_dir=None, device=device, dtype=dtype).target
     drafter = load_drafter(options.drafter, target=target, device=device, dtype=dtype, calibrated=False)

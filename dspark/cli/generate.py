@@ -16,7 +16,7 @@ from dspark.decoder import SpeculativeDecoder
 from dspark.loading import DTYPES, load_pair, load_tokenizer
 from dspark.record import AcceptanceRecord
 from dspark.request import Request, SamplingParams
-from dspark.text_files import read_text
+from dspark.text_files import is_unicode, read_text
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -128,7 +128,7 @@ def _prompt(options: argparse.Namespace) -> str:
     text: str = options.prompt if options.file is None else read_text(options.file)
     if not text:
         raise ValueError("the prompt is empty; there must be something to continue. Give some text.")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_unicode(text):
         raise ValueError("the prompt holds bytes that are not UTF-8; text is. Convert it first.")
     return text
 

@@ -56,7 +56,8 @@ def drafter_of(options: argparse.Namespace, pair: LoadedPair) -> Drafter:
             device=target.device,
             dtype=target.dtype,
             greedy=options.greedy_drafts,
-            temperature=None if options.scheduler == "none" else options.temperature,
+            calibrated=options.scheduler != "none",  # nobody else looks at confidences
+            temperature=options.temperature,
         )
     if options.drafter_dir is not None:
         raise ValueError(

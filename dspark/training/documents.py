@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dspark.chat import chat_text
-from dspark.text_files import read_text
+from dspark.text_files import is_unicode, read_text
 
 KEYS = ("prompt", "messages", "text")
 
@@ -52,7 +52,7 @@ def read_documents(paths: Iterable[Path], tokenizer: Any) -> list[Document]:
 
 
 def _objects(text: str, path: Path, tokenizer: Any) -> Iterator[Document]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         place = f"line {number} of {str(path)!r}"
@@ -71,6 +71,8 @@ def _objects(text: str, path: Path, tokenizer: Any) -> Iterator[Document]:
                 raise ValueError(f"{place}: {error}") from error
         if not isinstance(value, str) or not value:
             raise ValueError(f"{place} has {key} = {value!r}; it must be a text that is not empty.")
+        if not is_unicode(value):
+            raise ValueError(f"{place} has half of a surrogate pair in its {key}; text has whole ones. Correct it.")
         domain = str(entry.get("domain", path.stem))
         yield Document(text=value, domain=domain, is_prompt=key != "text", is_chat=key == "messages", place=place)
 

@@ -94,11 +94,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.rate_at(step)
         losses = self._backpropagate(step)
-        norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip, error_if_nonfinite=True)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.settings.clip)
+        if not norm.isfinite():
+            raise ValueError(
+                f"the gradient of update {step + 1} is NaN or infinite; training has diverged, or the target's logits are not "
+                "finite. Lower the learning rate, or check the target and its dtype."
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         scalars = torch.stack([losses.total, losses.cross_entropy, losses.distance, losses.confidence, norm])
-        numbers: list[float] = torch.cat([scalars, losses.acceptance]).tolist()  # the one transfer of an update
+        numbers: list[float] = torch.cat([scalars, losses.acceptance]).tolist()
         names = ("loss", "cross_entropy", "distance", "confidence", "gradient_norm")
         return {
             **{name: round(value, 6) for name, value in zip(names, numbers, strict=False)},

@@ -308,6 +308,15 @@ def test_up_to_the_context_limit(tiny: Tiny, kind: str) -> None:
         decoder.generate([request(max_new_tokens=room + 1)])
 
 
+def test_no_uniforms_for_drafts_that_could_not_be_emitted(tiny: Tiny) -> None:
+    """`num_draft_tokens` may say "as many as possible": a round costs what max_new_tokens leaves of it."""
+    batch = SpeculativeDecoder(tiny("llama"), NgramDrafter())._batch([request(max_new_tokens=4, num_draft_tokens=1000)])
+    batch.advance()
+    expected = torch.Generator().manual_seed(5)
+    torch.rand(2 * 3 + 1, generator=expected, dtype=torch.float64)
+    assert torch.equal(batch.rows[0].source.get_state(), expected.get_state())
+
+
 def test_the_drafter_learns_what_the_target_has_read(tiny: Tiny) -> None:
     target = tiny("qwen3")
     greedy = plain(target, PROMPTS[2], 12)

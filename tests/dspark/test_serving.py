@@ -140,6 +140,33 @@ def test_streams_cancel_and_mix(pair: ModelPair) -> None:
     assert set(engine.finished) == set(tickets)
 
 
+def test_streams_side_by_side_miss_nothing(pair: ModelPair) -> None:
+    engine = Engine(pair.target, ModelDrafter(pair.draft), limits=TIGHT)
+    asked = requests()
+    alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft))
+    expected = [list(alone.generate([each])[0].token_ids) for each in asked]
+    streams = dict(enumerate(map(engine.stream, asked[:4])))
+    outputs: dict[int, list[int]] = {index: [] for index in streams}
+    while streams:
+        for index in list(streams):
+            chunk = next(streams[index], None)
+            outputs[index] += chunk or []
+            if chunk is None:
+                del streams[index]
+    assert list(outputs.values()) == expected[:4]
+    open_stream = engine.stream(asked[7])
+    output = next(open_stream)
+    engine.generate(asked[8:])  # runs the rounds of the stream too
+    assert output + [token for chunk in open_stream for token in chunk] == expected[7]
+
+
+def test_a_stream_that_never_began_leaves_nothing(pair: ModelPair) -> None:
+    engine = Engine(pair.target)
+    closed = engine.stream(requests()[0])
+    closed.close()  # type: ignore[attr-defined]
+    assert not engine.waiting
+
+
 def test_an_invalid_request_leaves_nothing(pair: ModelPair) -> None:
     engine = Engine(pair.target)
     with pytest.raises(ValueError, match="prompt_token_ids is empty"):
@@ -182,6 +209,37 @@ def broken_for(model: PreTrainedModel, token_id: int) -> None:
         return output
 
     model.register_forward_hook(spoil, with_kwargs=True)
+
+
+@pytest.mark.parametrize("drafts", [True, False])
+@pytest.mark.parametrize("broken_off", range(1, 7))
+def test_a_round_that_is_broken_off_is_not_half_kept(
+    tiny: Callable[..., PreTrainedModel], broken_off: int, drafts: bool
+) -> None:
+    model = tiny("gpt2")
+    greedy = SamplingParams(temperature=0.0, repetition_penalty=1.3)
+    asked = [Request(prompt_token_ids=(first, 2, 3), max_new_tokens=8, sampling=greedy) for first in (4, 5)]
+    engine = Engine(model, ModelDrafter(tiny("gpt2", seed=1)) if drafts else None)
+    expected = [answer.token_ids for answer in engine.generate(asked)]
+    engine.prefixes.entries.clear()
+    forwards = 0
+
+    def interrupt(*_: Any) -> None:
+        nonlocal forwards
+        forwards += 1
+        if forwards == broken_off:
+            raise KeyboardInterrupt
+
+    model.base_model.h[1].register_forward_pre_hook(interrupt)  # type: ignore[union-attr,index]
+    tickets = [engine.submit(each) for each in asked]
+    interrupts = 0
+    while engine.waiting or engine.running:
+        try:
+            engine.step()
+        except KeyboardInterrupt:
+            interrupts += 1
+    assert interrupts == 1
+    assert [engine.finished[ticket].token_ids for ticket in tickets] == expected
 
 
 def test_a_request_that_cannot_go_on_fails_alone(tiny: Callable[..., PreTrainedModel]) -> None:

@@ -59,6 +59,10 @@ def test_calibrate(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert diagram.read_text().lstrip().startswith("<?xml")
     output = capsys.readouterr().out
     assert f"{calibration.temperatures[0]:.2f}" in output
+    longer = ["5" if each == "2" else each for each in generate]
+    assert main(longer) == 2
+    assert "a block has 3 confidences and the calibration 2 temperatures" in capsys.readouterr().err
+    assert main([*longer, "--scheduler", "none"]) == 0, "no schedule, no confidences"
     assert main(arguments) == 0  # from the raw confidences again, not from the calibrated ones
     assert Calibration.load(folder / "drafter") == calibration
 
@@ -80,6 +84,7 @@ def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["calibrate", "DRAFTER", "--diagram", "x.docx"], "its name must end in .svg or .png"),
         (["calibrate", "DRAFTER", "--diagram", "FILE/x.svg"], "cannot be written"),
+        (["calibrate", "TAKEN"], "calibration.json' is a folder; a file is written there"),
         (["calibrate", "DRAFTER", "--text", "no-such-file"], "'no-such-file' cannot be read"),
         (["calibrate", "DRAFTER", "--text", "."], "(Is a directory)"),
         (["calibrate", "no-such-folder"], "'no-such-folder' has no config.json"),
@@ -94,7 +99,8 @@ def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_wrong_values_are_one_line(
     folder: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = {"DRAFTER": folder / "drafter", "FILE": folder / "text.txt", "FOLDER": tmp_path / "new"}
+    names = {"DRAFTER": folder / "drafter", "FILE": folder / "text.txt", "FOLDER": tmp_path / "new", "TAKEN": tmp_path}
+    (tmp_path / "calibration.json").mkdir()
     for name, path in names.items():
         arguments = [each.replace(name, str(path)) for each in arguments]
     shape = ["--target-layer-ids", "0", "--layers", "1", "--mask-token-id", "0"] if arguments[0] == "train" else []

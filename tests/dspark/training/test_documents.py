@@ -38,6 +38,15 @@ def test_each_line_of_jsonl_is_a_document_or_a_prompt(tmp_path: Path) -> None:
     assert second == Document(text="b", domain="some", is_prompt=True, place=f"line 2 of {str(path)!r}")
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
+def test_only_a_newline_ends_a_line(tmp_path: Path, separator: str) -> None:
+    """JSON may hold these as they are, and `json.dumps(..., ensure_ascii=False)` writes them so."""
+    path = tmp_path / "some.jsonl"
+    entry = json.dumps({"text": f"a{separator}b"}, ensure_ascii=False)
+    path.write_bytes(f'{entry}\r\n{{"text": "c"}}\n'.encode())
+    assert [document.text for document in read_documents([path], Characters())] == [f"a{separator}b", "c"]
+
+
 def test_a_chat_goes_through_the_template(tmp_path: Path) -> None:
     path = written(tmp_path, {"messages": [{"role": "user", "content": "hi"}]})
     tokenizer = Characters()
@@ -57,6 +66,7 @@ def test_a_chat_goes_through_the_template(tmp_path: Path) -> None:
     [
         ('{"title": "a"}', "none of the keys"),
         ('{"text": 3}', "must be a text"),
+        (r'{"text": "a\ud83d"}', "line 1 of .* has half of a surrogate pair in its text"),
         ("not json", "line 1 of .* is not JSON"),
         ('["text"]', "none of the keys"),
         ('{"messages": []}', "no chat template"),

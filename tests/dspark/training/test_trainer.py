@@ -137,6 +137,11 @@ def test_a_run_continues_itself_only(target: PreTrainedModel, text: Text, tmp_pa
         trainer(target, network_of(target), text, tmp_path, batch_size=25)
 
 
+def test_a_run_that_diverges_says_so(target: PreTrainedModel, text: Text, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the gradient of update \d+ is NaN or infinite"):
+        trainer(target, network_of(target), text, tmp_path, learning_rate=1e30).run()
+
+
 def test_warm_start_takes_layers_that_fit(tiny: Tiny) -> None:
     target = tiny("qwen3", dtype=torch.float32)
     network = network_of(target)
