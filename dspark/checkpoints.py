@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from dspark.calibration import FILE as CALIBRATION
+from dspark.calibration import Calibration
 from dspark.networks.config import DrafterConfig, rope_theta
 from dspark.networks.dspark import DSparkNetwork
 from dspark.networks.eagle3 import Eagle3Network
@@ -54,7 +55,7 @@ def save_network(
 ) -> None:
     """Write a checkpoint; each shard holds at most `shard_bytes` bytes, or one tensor.
 
-    A calibration that lies there is deleted: it was fitted to other weights.
+    A calibration that lies there is deleted where it was fitted to other weights.
     """
     config = network.config
     written = {field.name: getattr(config, field.name) for field in fields(config)}
@@ -67,7 +68,6 @@ def save_network(
         **REQUIRED,
     }
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / CALIBRATION).unlink(missing_ok=True)
     merged = json.loads(target.get_text_config().to_json_string(use_diff=False)) | written | own
     merged.pop("_name_or_path", None)  # where the target lay on this machine
     (directory / CONFIG).write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n")
@@ -76,6 +76,7 @@ def save_network(
     (directory / INDEX).unlink(missing_ok=True)  # of an earlier checkpoint here; a reader would follow it
     if len(shards) == 1:
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+        _drop_stale_calibration(directory)
         return
     where: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
@@ -85,6 +86,8 @@ def save_network(
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": where}
     (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (directory / WEIGHTS).unlink(missing_ok=True)
+    _drop_stale_calibration(directory)
 
 
 def load_network(
@@ -195,6 +198,15 @@ def _shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
         shards[-1].append(name)
         used += size
     return shards
+
+
+def _drop_stale_calibration(directory: Path) -> None:
+    try:
+        fits = Calibration.load(directory).weights_sha256 == weights_sha256(directory)
+    except ValueError:
+        fits = False
+    if not fits:
+        (directory / CALIBRATION).unlink(missing_ok=True)
 
 
 def _weight_files(directory: Path) -> list[str]:

@@ -100,6 +100,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     training.add_argument("--learning-rate", type=float, default=6e-4, help="the largest; it rises and falls")
     training.add_argument("--decay", type=float, default=4.0, help="of the position weights, in positions")
     training.add_argument("--checkpoint-every", type=at_least(1), default=500, metavar="N", help="updates")
+    training.add_argument(
+        "--compile", action="store_true", help="compile the drafter's layers (torch.compile); for long runs on a GPU"
+    )
     training.add_argument("--seed", type=at_least(0), default=0, help="of text, weights, batches and anchors")
 
 
@@ -160,6 +163,7 @@ def run(options: argparse.Namespace) -> int:
         settings=settings,
         folder=work,
         autocast=device.type == "cuda" or options.dtype == "bfloat16",
+        compile_backend="inductor" if options.compile else None,
     )
     trainer.run()
     save_network(network, options.out, target=target.config)
@@ -177,7 +181,8 @@ def _choices(options: argparse.Namespace, vocab_size: int, tokenizer: Any) -> di
     if options.kind != "eagle3":
         choices["num_hidden_layers"] = options.layers
     if options.kind == "dspark":
-        choices |= {"markov_rank": options.markov_rank, "markov_head_type": options.head}
+        rank = options.markov_rank
+        choices |= {"markov_rank": rank, "markov_head_type": options.head, "confidence_head_with_markov": rank > 0}
     if options.target_layer_ids:
         choices["target_layer_ids"] = tuple(options.target_layer_ids)
     if options.mask_token_id is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from dspark.grouped_attention import grouped_attention
 from dspark.lean.linear import Linear, joint_linear
 from dspark.lean.norm import Norm, rms_norm
 
@@ -133,13 +134,8 @@ class LeanForward:
         swapped = rotated.roll(self.head_dim // 2, -1)
         torch.addcmul(rotated * cos, swapped, sin, out=heads[:, :, :num_rotated])
         written.index_copy_(0, block.places, heads[:, :, num_heads:].flatten(0, 1))
-        mixed = functional.scaled_dot_product_attention(
-            heads[:, :, :num_heads].transpose(1, 2),
-            *seen,
-            attn_mask=block.mask,
-            is_causal=block.causal,
-            enable_gqa=True,
-        )  # [B, H, T, D]
+        queries = heads[:, :, :num_heads].transpose(1, 2)
+        mixed = grouped_attention(queries, *seen, mask=block.mask, causal=block.causal)  # [B, H, T, D]
         states = states + layer.output(mixed.transpose(1, 2).flatten(2))
         gate, up = layer.gate_up(layer.inner_norm(states)).chunk(2, -1)
         return states + layer.down(functional.silu(gate) * up)

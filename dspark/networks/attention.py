@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dspark.grouped_attention import grouped_attention
 from dspark.networks.config import DrafterConfig
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
@@ -74,8 +75,7 @@ class Attention(nn.Module):
 
     def attend(self, queries: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         """Attention over `[B, H_kv, L, D]`; `mask` `[B, 1, N, L]` is True where visible. Returns `[B, N, d]`."""
-        keys, values = keys_values
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+        mixed = grouped_attention(queries, *keys_values, mask=mask)
         output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return output
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import PreTrainedModel
 from dspark.causal_model import CausalModel
 from dspark.checkpoints import DrafterNetwork
 from dspark.digest import digest_of, model_digest
+from dspark.networks.attention import BlockLayer, GatedMLP
+from dspark.networks.eagle3 import Eagle3Network
 from dspark.training.anchors import sample_blocks
 from dspark.training.checkpoint import load_latest, save_state
 from dspark.training.corpus import Text
@@ -32,7 +35,7 @@ class Trainer:
 
     Update s takes its sequences and anchors from (seed, s) alone, so the number of updates is the whole position in data and
     random numbers: a run that was killed continues from its latest checkpoint, on a CPU bit for bit as if it had not been.
-    The target's parameters are frozen.
+    The target's parameters are frozen. `compile_backend` (see `torch.compile`) compiles the drafter's layers.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Trainer:
         settings: TrainingSettings,
         folder: Path,
         autocast: bool = False,
+        compile_backend: str | Callable[..., Any] | None = None,
     ) -> None:
         self.target = CausalModel.of(target.requires_grad_(False))
         self.target.require_layers(network.feature_layers)
@@ -54,6 +58,8 @@ class Trainer:
         self.device = self.target.device
         self.autocast = autocast
         self.trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if compile_backend is not None:
+            compile_layers(network, backend=compile_backend)
         self.optimizer = torch.optim.AdamW(
             self.trained, lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=settings.weight_decay
         )
@@ -159,3 +165,11 @@ class Trainer:
             "target": model_digest(self.target.model),
             "network": repr(network),
         }
+
+
+def compile_layers(network: DrafterNetwork, *, backend: str | Callable[..., Any]) -> None:
+    """Compile the layers of a drafter in place; its parameters keep their names, and lengths may change from batch to batch."""
+    kind = GatedMLP if isinstance(network, Eagle3Network) else BlockLayer
+    for module in network.modules():
+        if isinstance(module, kind):
+            module.compile(backend=backend, dynamic=True)

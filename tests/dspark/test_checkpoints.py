@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from dspark.checkpoints import DrafterNetwork, load_network, save_network
+from dspark.calibration import Calibration
+from dspark.checkpoints import DrafterNetwork, load_network, save_network, weights_sha256
 from dspark.drafters.factory import Kind, load_drafter, new_network
 
 Tiny = Callable[..., PreTrainedModel]
@@ -194,3 +195,23 @@ def test_reading_draws_nothing_and_leaves_the_copies_frozen(tiny: Tiny, tmp_path
     assert {parameter.dtype for parameter in again.parameters()} == {torch.bfloat16}
     frozen = {name for name, parameter in again.named_parameters() if not parameter.requires_grad}
     assert frozen == {"embed_tokens.weight", "lm_head.weight"}
+
+
+def test_a_calibration_stays_with_its_weights_only(tiny: Tiny, tmp_path: Path) -> None:
+    network = build(tiny("qwen3"))
+    target = tiny("qwen3").config
+    save_network(network, tmp_path, target=target)
+    Calibration((1.0, 2.0, 0.5), 1.0, weights_sha256(tmp_path)).save(tmp_path)
+    save_network(network, tmp_path, target=target)
+    assert (tmp_path / "calibration.json").is_file(), "the same weights"
+    with torch.no_grad():
+        network.fc.weight += 1
+    save_network(network, tmp_path, target=target)
+    assert not (tmp_path / "calibration.json").exists()
+
+
+def test_shards_leave_no_whole_file(tiny: Tiny, tmp_path: Path) -> None:
+    network = build(tiny("qwen3"))
+    save_network(network, tmp_path, target=tiny("qwen3").config)
+    save_network(network, tmp_path, target=tiny("qwen3").config, shard_bytes=1)
+    assert not (tmp_path / "model.safetensors").exists()

@@ -137,6 +137,25 @@ def test_a_run_continues_itself_only(target: PreTrainedModel, text: Text, tmp_pa
         trainer(target, network_of(target), text, tmp_path, batch_size=25)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it while it traces
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_compiled_layers_learn_the_same(target: PreTrainedModel, text: Text, tmp_path: Path, kind: Kind) -> None:
+    plain, compiled = network_of(target, kind), network_of(target, kind)
+    trainer(target, plain, text, tmp_path / "plain", steps=3).run()
+    settings = TrainingSettings(**{**SETTINGS, "steps": 3})
+    seen: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable[..., Any]:
+        seen.append(graph)
+        return graph.forward
+
+    Trainer(target, compiled, text, settings=settings, folder=tmp_path / "compiled", compile_backend=backend).run()
+    assert seen, "nothing was compiled"
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    for name, value in compiled.state_dict().items():
+        torch.testing.assert_close(value, plain.state_dict()[name], msg=name)
+
+
 def test_a_run_that_diverges_says_so(target: PreTrainedModel, text: Text, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the gradient of update \d+ is NaN or infinite"):
         trainer(target, network_of(target), text, tmp_path, learning_rate=1e30).run()
@@ -186,5 +205,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert description["stop_token_ids"] == [0]
     assert "accepted length" in capsys.readouterr().out
     assert (tmp_path / "drafter" / "model.safetensors").is_file()
+    without = [*arguments, "--out", str(tmp_path / "dflash"), "--markov-rank", "0", "--steps", "1"]
+    assert main([*without, "--work", str(tmp_path / "other.training")]) == 0
+    config = json.loads((tmp_path / "dflash" / "config.json").read_text())
+    assert config["confidence_head_with_markov"] is False, "another reader refuses it without a Markov head"
     assert main([*arguments[:2], str(tmp_path / "none.txt"), *arguments[3:]]) == 2
     assert "cannot be read" in capsys.readouterr().err
