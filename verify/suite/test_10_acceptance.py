@@ -9,6 +9,7 @@ from verify.results import Evidence
 from verify.suite.support import (
     answered,
     greedy,
+    noise_of_acceptance,
     prompts,
     request,
     scaled,
@@ -53,14 +54,15 @@ def test_acceptance_rate(judge: Judge, spec: TableSpec) -> None:
 
 @check(chapter=10, property="acceptance is 1 - TV", evidence=Evidence.BETTING, minimum_profile="default")
 def test_acceptance_rate_of_trained_pair(judge: Judge) -> None:
-    """The same on the real pair."""
+    """The same on the real pair; what rounding moves is no evidence, most of all where the draft is as good as the target."""
     subject = trained_subject(judge)
     subject.require("sampled", "draft_model", "standard_acceptance")
     asked = [
         request(prompt, max_new_tokens=40, num_draft_tokens=5) for prompt in trained_prompts(judge, scaled(judge, 30))
     ]
     answers, _ = answered(subject, asked)
-    judge.conclude(judge_acceptance_rate(subject, answers, alpha=judge.alpha))
+    tolerance = noise_of_acceptance(judge)
+    judge.conclude(judge_acceptance_rate(subject, answers, alpha=judge.alpha, tolerance=tolerance))
 
 
 @check(chapter=10, property="it speculates", evidence=Evidence.CONTRACT)
