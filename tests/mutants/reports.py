@@ -7,7 +7,7 @@ from unittest import mock
 
 from torch import Tensor
 
-from dspark.decoder import Batch, Row, _rounds
+from dspark.decoder import Batch, Row, SpeculativeDecoder, _rounds
 from dspark.drafters.model import ModelDraftSession
 from dspark.drafters.protocol import Proposal
 from dspark.record import AcceptanceRecord
@@ -18,6 +18,7 @@ from tests.mutants.mutant import Mutant
 logprobs = Batch._logprobs
 emit = Row.emit
 generation = Row.generation
+generate = SpeculativeDecoder.generate
 propose = ModelDraftSession.propose
 record_of = AcceptanceRecord.of
 
@@ -50,6 +51,42 @@ def row_of_a_neighbour(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, v
 def one_position_late(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
     """The rows of the block are picked one too early after the first."""
     return logprobs(self, rows, drafts, scores[:, [0, *range(scores.shape[1] - 1)]], verification)
+
+
+def behind_the_stop(self: Row, token_ids: list[int], logprobs: list[float], **keywords: Any) -> list[int]:
+    """A stop cuts the token ids, and the log-probabilities of the whole block are returned."""
+    emitted = emit(self, token_ids, logprobs, **keywords)
+    self.logprobs += logprobs[len(emitted) : len(token_ids)]
+    return emitted
+
+
+def packed_for_those_who_ask(self: Batch, rows: Sequence[Row], *arguments: Any) -> Any:
+    """Log-probabilities are packed for the rows that asked, and read by a row's place in the batch."""
+    values = logprobs(self, rows, *arguments)
+    if values is None:
+        return None
+    packed = [each for each, row in zip(values, rows, strict=True) if row.request.logprobs]
+    return packed + packed[-1:] * (len(rows) - len(packed))
+
+
+def drafts_behind_the_stop_count(self: Row, *arguments: Any, num_accepted: int, num_drafted: int) -> list[int]:
+    """A counter runs over the accepted drafts, and past the stop token among them."""
+    emitted = emit(self, *arguments, num_accepted=num_accepted, num_drafted=num_drafted)
+    self.accepted_per_step[-1] = num_accepted
+    return emitted
+
+
+def record_of_the_first_row(self: SpeculativeDecoder, requests: Sequence[Any]) -> Any:
+    """All requests of a batch are told the counts of the first."""
+    answers = generate(self, requests)
+    return [replace(each, record=answers[0].record) for each in answers]
+
+
+def recovered_counts_as_accepted(self: Row, *arguments: Any, **keywords: Any) -> list[int]:
+    """The token that takes the place of a rejected draft is said to be an accepted one."""
+    emitted = emit(self, *arguments, **keywords)
+    self.roles = ["accepted" if role == "recovered" else role for role in self.roles]
+    return emitted
 
 
 def only_the_first(self: Row) -> Generation:
@@ -156,6 +193,47 @@ MUTANTS = (
         {"decoder.Row.generation": only_the_first},
         PLAIN.format("plain"),
         "logprobs",
+    ),
+    bug(
+        "LPROB-b",
+        "derived",
+        "a stop inside a block cuts the token ids, not their log-probabilities",
+        {"decoder.Row.emit": behind_the_stop},
+        PLAIN.format("stop_tokens"),
+        "logprobs",
+        "logprobs in a batch",
+    ),
+    bug(
+        "LPROB-c",
+        "derived",
+        "log-probabilities are packed for the rows that asked for them and read by place in the batch",
+        {LOGPROBS: packed_for_those_who_ask},
+        "test_11_logprobs.py::test_batch",
+        "logprobs in a batch",
+    ),
+    bug(
+        "STAT-a",
+        "derived",
+        "all requests of a batch are told the counts of the first",
+        {"decoder.SpeculativeDecoder.generate": record_of_the_first_row},
+        "test_10_acceptance.py::test_record_in_a_batch",
+        "accounting",
+    ),
+    bug(
+        "STAT-b",
+        "derived",
+        "the token that takes the place of a rejected draft is said to be an accepted one",
+        {"decoder.Row.emit": recovered_counts_as_accepted},
+        "test_10_acceptance.py::test_roles",
+        "accounting",
+    ),
+    bug(
+        "STOP-11",
+        "https://github.com/sgl-project/sglang/issues/39826",
+        "a counter runs over the accepted drafts, past the stop token among them",
+        {"decoder.Row.emit": drafts_behind_the_stop_count},
+        "test_10_acceptance.py::test_record_of_stopped_requests",
+        "accounting",
     ),
     bug(
         "STAT-1",

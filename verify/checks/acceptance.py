@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from verify.betting.evidence import Floats
-from verify.coverage import HOW_TO_BE_SEEN
+from verify.coverage import HOW_TO_BE_SEEN, rounds_told
 from verify.models.observer import Round
 from verify.protocol import Request
 from verify.results import Evidence, Finding, Verdict
@@ -271,4 +271,66 @@ def judge_record(answers: Sequence[Observed]) -> Finding:
         unit="records",
         smallest_visible=1.0,
         smallest_visible_unit="miscounted token or round",
+    )
+
+
+def judge_roles(answers: Sequence[Observed]) -> Finding:
+    """Reported roles agree with the rounds seen from the target.
+
+    How the last token of an output came about cannot be seen. The first, and the token of a round without a draft, may have
+    any role but that of an accepted draft, and only the first may be said to come from prefill.
+    """
+    checked = 0
+    for each in answers:
+        roles = each.generation.roles
+        if roles is None:
+            return _wrong_roles("roles are claimed but absent", each, checked)
+        for position, allowed in enumerate(_possible_roles(each)):
+            if roles[position] not in allowed:
+                wanted = " or ".join(map(repr, sorted(allowed)))
+                return _wrong_roles(
+                    f"the token at output position {position} is said to be {roles[position]!r}, and the rounds say {wanted}",
+                    each,
+                    checked,
+                )
+            checked += 1
+    if not checked:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            evidence=Evidence.CONTRACT,
+            reason=f"the rounds could not be seen from the target; {HOW_TO_BE_SEEN}",
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{checked} roles agree with the observed rounds",
+        observations=checked,
+        smallest_visible=1.0,
+        smallest_visible_unit="wrong role",
+    )
+
+
+def _possible_roles(answer: Observed) -> list[set[str]]:
+    """The roles that each output token but the last may have had, by the rounds as seen, or else as told by the record."""
+    possible: list[set[str]] = []
+    seen = answer.rounds is not None
+    for one in (answer.rounds if seen else rounds_told(answer.generation.record)) or ():
+        # Of a tree only one path can be accepted, so that its leaf is followed by a bonus although drafts are left.
+        known = seen and one.num_draft_tokens
+        last = {"recovered"} if one.num_accepted < one.num_draft_tokens else {"bonus"}
+        possible += [{"accepted"}] * one.num_accepted
+        possible.append(last if known else {"recovered", "bonus"})
+    if possible and possible[0] != {"accepted"}:
+        possible[0] = possible[0] | {"first"}
+    return possible[: len(answer.generation.token_ids) - 1]
+
+
+def _wrong_roles(reason: str, answer: Observed, checked: int) -> Finding:
+    return Finding(
+        verdict=Verdict.FAIL,
+        evidence=Evidence.CONTRACT,
+        reason=reason,
+        observations=checked,
+        diagnosis="the acceptance accounting is wrong (STAT)",
+        details={"request": describe(answer.request), "roles": list(answer.generation.roles or ())},
     )
