@@ -1,5 +1,6 @@
 """How far two correct computations of the same target rows differ: measured, never assumed."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,15 @@ class NoiseFloor:
         keep this; a repetition penalty r > 1 multiplies it by at most r.
         """
         return 2 * self.max_logprob_difference / temperature
+
+    def moved_tokens(self, num_tokens: int, *, vocab_size: int) -> float:
+        """How many of `num_tokens` drawn with the same random numbers rounding may change, on average and at temperature 1.
+
+        Three draws a token (draft, coin, last token) from the noisiest law seen. A draw moves where its number falls between two
+        positions of an edge of the cumulative law; rounding that is independent from token to token moves all of its edges
+        together by some sqrt(V) times the total variation.
+        """
+        return 3 * num_tokens * min(1.0, math.sqrt(vocab_size) * self.max_total_variation)
 
 
 def measure_noise_floor(
