@@ -14,11 +14,14 @@ from dspark.record import AcceptanceRecord
 from dspark.request import Generation
 from dspark.verification import Verification
 from tests.mutants.mutant import Mutant
+from tests.mutants.randomness import draft_coin_again
+from verify.protocol import SamplingParams
 
 logprobs = Batch._logprobs
 emit = Row.emit
 generation = Row.generation
 generate = SpeculativeDecoder.generate
+stream = SpeculativeDecoder.stream
 propose = ModelDraftSession.propose
 record_of = AcceptanceRecord.of
 
@@ -122,6 +125,31 @@ def chunk_not_cut(self: Row, token_ids: list[int], *arguments: Any, **keywords: 
     """The stream gets the block as it was verified, the answer is cut at the stop."""
     emit(self, token_ids, *arguments, **keywords)
     return token_ids
+
+
+def without_settings(*names: str) -> Any:
+    """The streaming handler builds a request of its own, in which these settings have their defaults."""
+
+    def streamed(self: SpeculativeDecoder, request: Any) -> Any:
+        neutral = SamplingParams()
+        defaults = {name: getattr(neutral, name) for name in names}
+        return stream(self, replace(request, sampling=replace(request.sampling, **defaults)))
+
+    return streamed
+
+
+def at_temperature_one(self: SpeculativeDecoder, request: Any) -> Any:
+    """The streaming handler samples at temperature 1."""
+    sampling = request.sampling
+    return stream(self, replace(request, sampling=replace(sampling, temperature=1.0 if sampling.temperature else 0.0)))
+
+
+def sampled_anew(self: SpeculativeDecoder, request: Any) -> Any:
+    """Streams without a seed have a sampler of their own, which judges a draft by the number that drew it."""
+    if request.seed is not None:
+        return stream(self, request)
+    with mock.patch("dspark.decoder.round_uniforms", draft_coin_again):
+        return iter(list(stream(self, request)))
 
 
 def draft_nothing(self: ModelDraftSession, **keywords: Any) -> Proposal:
@@ -297,6 +325,34 @@ MUTANTS = (
         "the stream knows no stop token: it sends the block as it was verified",
         {"decoder.Row.emit": chunk_not_cut},
         "test_14_streaming.py::test_stream[stop]",
+        "streaming = non-streaming",
+    ),
+    bug(
+        "STREAM-a",
+        "derived",
+        "the streaming handler leaves penalties and bans out of the request that it builds",
+        {
+            "decoder.SpeculativeDecoder.stream": without_settings(
+                "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "forbidden_token_ids"
+            )
+        },
+        "test_14_streaming.py::test_settings",
+        "streaming = non-streaming",
+    ),
+    bug(
+        "STREAM-b",
+        "derived",
+        "the streaming handler leaves the temperature out of a sampled request",
+        {"decoder.SpeculativeDecoder.stream": at_temperature_one},
+        "test_14_streaming.py::test_law_of_a_stream",
+        "streaming = non-streaming",
+    ),
+    bug(
+        "STREAM-c",
+        "derived",
+        "streams without a seed have a sampler of their own, which judges a draft by the number that drew it",
+        {"decoder.SpeculativeDecoder.stream": sampled_anew},
+        "test_14_streaming.py::test_law_of_a_stream",
         "streaming = non-streaming",
     ),
     bug(
