@@ -32,7 +32,7 @@ def test_seed_reproduces_in_a_batch(judge: Judge) -> None:
 
 @check(chapter=8, property="streams differ", evidence=Evidence.BETTING)
 def test_unseeded_calls_differ(judge: Judge) -> None:
-    """Two calls without a seed are two streams: nothing reseeds with a constant, nor goes on with the seed of a request before."""
+    """Two calls without a seed are two streams: nothing reseeds with a constant, or goes on with a seed asked before."""
     subject = table_subject(judge, SPEC)
     subject.require("sampled")
     (prompt,) = prompts(judge, 1, vocab_size=SPEC.vocab_size)
