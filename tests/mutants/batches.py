@@ -47,6 +47,14 @@ def positions_of_slots(self: BatchContext, valid: Tensor, width: int) -> dict[st
     return inputs
 
 
+def padding_within_the_context(self: BatchContext, valid: Tensor, width: int) -> dict[str, Any]:
+    """The slots of the batch, padding and rejected drafts included, must fit into the context."""
+    limit = self.model.max_positions
+    if limit is not None and valid.shape[1] + width > limit:
+        raise AssertionError(f"slot {valid.shape[1] + width} is beyond the cache of {limit}")
+    return mask_and_positions(self, valid, width)
+
+
 def slowest_of_all(
     *, draft_probs: Tensor, target_probs: Tensor, draft_lengths: Tensor, final_uniforms: Tensor, **keywords: Any
 ) -> Verification:
@@ -256,6 +264,24 @@ MUTANTS = (
         GENERATE,
         settings_of_the_first("allowed_token_ids", "grammar"),
         PROCESSORS,
+    ),
+    bug(
+        "BATCH-13i",
+        "derived",
+        "all sampled rows have the penalties of the first that is sampled",
+        GENERATE,
+        settings_of_the_first("repetition_penalty", "presence_penalty", "frequency_penalty", sampled_only=True),
+        "test_07_batches.py::test_mixed_sampling_law",
+    ),
+    bug(
+        "EDGE-d",
+        "derived",
+        "a batch must fit into the context with its padding: rows near the limit fail beside others",
+        "cache.BatchContext._mask_and_positions",
+        padding_within_the_context,
+        "test_07_batches.py::test_context_limit_in_a_batch",
+        family="EDGE",
+        properties=("ragged batch",),
     ),
     bug(
         "HID-4",

@@ -41,6 +41,15 @@ def coarse_seed(seed: int | None) -> torch.Generator:
     return uniform_source(None if seed is None else seed // 16)
 
 
+_SHARED = torch.Generator()
+_SHARED.seed()
+
+
+def one_generator_for_all(seed: int | None) -> torch.Generator:
+    """One generator serves all requests; a seed is set on it, and whoever comes without one goes on from there."""
+    return _SHARED if seed is None else _SHARED.manual_seed(seed)
+
+
 def draft_coin_again(*arguments: Any, **keywords: Any) -> RoundUniforms:
     """Draft and acceptance start from one seed: a draft's accept coin is the number it was drawn with."""
     uniforms = round_uniforms(*arguments, **keywords)
@@ -123,6 +132,15 @@ MUTANTS = (
         always_the_same_seed,
         "test_08_randomness.py::test_unseeded_calls_differ",
         properties=("streams differ",),
+    ),
+    rng(
+        "RNG-4c",
+        f"{TRT}/pull/17599",
+        "one engine-wide generator: a request without a seed goes on with the numbers of the seed before it",
+        SOURCE,
+        one_generator_for_all,
+        "test_08_randomness.py::test_unseeded_calls_differ",
+        properties=("streams differ", "seeds reproduce"),
     ),
     rng(
         "RNG-4b",

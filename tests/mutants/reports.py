@@ -7,17 +7,21 @@ from unittest import mock
 
 from torch import Tensor
 
-from dspark.decoder import Batch, Row, _rounds
+from dspark.decoder import Batch, Row, SpeculativeDecoder, _rounds
 from dspark.drafters.model import ModelDraftSession
 from dspark.drafters.protocol import Proposal
 from dspark.record import AcceptanceRecord
 from dspark.request import Generation
 from dspark.verification import Verification
 from tests.mutants.mutant import Mutant
+from tests.mutants.randomness import draft_coin_again
+from verify.protocol import SamplingParams
 
 logprobs = Batch._logprobs
 emit = Row.emit
 generation = Row.generation
+generate = SpeculativeDecoder.generate
+stream = SpeculativeDecoder.stream
 propose = ModelDraftSession.propose
 record_of = AcceptanceRecord.of
 
@@ -50,6 +54,42 @@ def row_of_a_neighbour(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, v
 def one_position_late(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
     """The rows of the block are picked one too early after the first."""
     return logprobs(self, rows, drafts, scores[:, [0, *range(scores.shape[1] - 1)]], verification)
+
+
+def behind_the_stop(self: Row, token_ids: list[int], logprobs: list[float], **keywords: Any) -> list[int]:
+    """A stop cuts the token ids, and the log-probabilities of the whole block are returned."""
+    emitted = emit(self, token_ids, logprobs, **keywords)
+    self.logprobs += logprobs[len(emitted) : len(token_ids)]
+    return emitted
+
+
+def packed_for_those_who_ask(self: Batch, rows: Sequence[Row], *arguments: Any) -> Any:
+    """Log-probabilities are packed for the rows that asked, and read by a row's place in the batch."""
+    values = logprobs(self, rows, *arguments)
+    if values is None:
+        return None
+    packed = [each for each, row in zip(values, rows, strict=True) if row.request.logprobs]
+    return packed + packed[-1:] * (len(rows) - len(packed))
+
+
+def drafts_behind_the_stop_count(self: Row, *arguments: Any, num_accepted: int, num_drafted: int) -> list[int]:
+    """A counter runs over the accepted drafts, and past the stop token among them."""
+    emitted = emit(self, *arguments, num_accepted=num_accepted, num_drafted=num_drafted)
+    self.accepted_per_step[-1] = num_accepted
+    return emitted
+
+
+def record_of_the_first_row(self: SpeculativeDecoder, requests: Sequence[Any]) -> Any:
+    """All requests of a batch are told the counts of the first."""
+    answers = generate(self, requests)
+    return [replace(each, record=answers[0].record) for each in answers]
+
+
+def recovered_counts_as_accepted(self: Row, *arguments: Any, **keywords: Any) -> list[int]:
+    """The token that takes the place of a rejected draft is said to be an accepted one."""
+    emitted = emit(self, *arguments, **keywords)
+    self.roles = ["accepted" if role == "recovered" else role for role in self.roles]
+    return emitted
 
 
 def only_the_first(self: Row) -> Generation:
@@ -85,6 +125,31 @@ def chunk_not_cut(self: Row, token_ids: list[int], *arguments: Any, **keywords: 
     """The stream gets the block as it was verified, the answer is cut at the stop."""
     emit(self, token_ids, *arguments, **keywords)
     return token_ids
+
+
+def without_settings(*names: str) -> Any:
+    """The streaming handler builds a request of its own, in which these settings have their defaults."""
+
+    def streamed(self: SpeculativeDecoder, request: Any) -> Any:
+        neutral = SamplingParams()
+        defaults = {name: getattr(neutral, name) for name in names}
+        return stream(self, replace(request, sampling=replace(request.sampling, **defaults)))
+
+    return streamed
+
+
+def at_temperature_one(self: SpeculativeDecoder, request: Any) -> Any:
+    """The streaming handler samples at temperature 1."""
+    sampling = request.sampling
+    return stream(self, replace(request, sampling=replace(sampling, temperature=1.0 if sampling.temperature else 0.0)))
+
+
+def sampled_anew(self: SpeculativeDecoder, request: Any) -> Any:
+    """Streams without a seed have a sampler of their own, which judges a draft by the number that drew it."""
+    if request.seed is not None:
+        return stream(self, request)
+    with mock.patch("dspark.decoder.round_uniforms", draft_coin_again):
+        return iter(list(stream(self, request)))
 
 
 def draft_nothing(self: ModelDraftSession, **keywords: Any) -> Proposal:
@@ -158,6 +223,47 @@ MUTANTS = (
         "logprobs",
     ),
     bug(
+        "LPROB-b",
+        "derived",
+        "a stop inside a block cuts the token ids, not their log-probabilities",
+        {"decoder.Row.emit": behind_the_stop},
+        PLAIN.format("stop_tokens"),
+        "logprobs",
+        "logprobs in a batch",
+    ),
+    bug(
+        "LPROB-c",
+        "derived",
+        "log-probabilities are packed for the rows that asked for them and read by place in the batch",
+        {LOGPROBS: packed_for_those_who_ask},
+        "test_11_logprobs.py::test_batch",
+        "logprobs in a batch",
+    ),
+    bug(
+        "STAT-a",
+        "derived",
+        "all requests of a batch are told the counts of the first",
+        {"decoder.SpeculativeDecoder.generate": record_of_the_first_row},
+        "test_10_acceptance.py::test_record_in_a_batch",
+        "accounting",
+    ),
+    bug(
+        "STAT-b",
+        "derived",
+        "the token that takes the place of a rejected draft is said to be an accepted one",
+        {"decoder.Row.emit": recovered_counts_as_accepted},
+        "test_10_acceptance.py::test_roles",
+        "accounting",
+    ),
+    bug(
+        "STOP-11",
+        "https://github.com/sgl-project/sglang/issues/39826",
+        "a counter runs over the accepted drafts, past the stop token among them",
+        {"decoder.Row.emit": drafts_behind_the_stop_count},
+        "test_10_acceptance.py::test_record_of_stopped_requests",
+        "accounting",
+    ),
+    bug(
         "STAT-1",
         "https://github.com/sgl-project/sglang/pull/11572",
         "the bonus token is counted as accepted",
@@ -219,6 +325,34 @@ MUTANTS = (
         "the stream knows no stop token: it sends the block as it was verified",
         {"decoder.Row.emit": chunk_not_cut},
         "test_14_streaming.py::test_stream[stop]",
+        "streaming = non-streaming",
+    ),
+    bug(
+        "STREAM-a",
+        "derived",
+        "the streaming handler leaves penalties and bans out of the request that it builds",
+        {
+            "decoder.SpeculativeDecoder.stream": without_settings(
+                "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "forbidden_token_ids"
+            )
+        },
+        "test_14_streaming.py::test_settings",
+        "streaming = non-streaming",
+    ),
+    bug(
+        "STREAM-b",
+        "derived",
+        "the streaming handler leaves the temperature out of a sampled request",
+        {"decoder.SpeculativeDecoder.stream": at_temperature_one},
+        "test_14_streaming.py::test_law_of_a_stream",
+        "streaming = non-streaming",
+    ),
+    bug(
+        "STREAM-c",
+        "derived",
+        "streams without a seed have a sampler of their own, which judges a draft by the number that drew it",
+        {"decoder.SpeculativeDecoder.stream": sampled_anew},
+        "test_14_streaming.py::test_law_of_a_stream",
         "streaming = non-streaming",
     ),
     bug(

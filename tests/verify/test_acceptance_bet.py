@@ -35,6 +35,24 @@ def test_what_theory_excludes_is_an_alarm_at_once() -> None:
     assert np.isfinite(_log_stakes(np.array([1.0]), np.array([True]))).all()
 
 
+def test_rounding_is_no_alarm() -> None:
+    """A draft that is the target itself, in bfloat16: theory accepts everything, and rounding rejects a few of a thousand."""
+    rng = np.random.default_rng(0)
+    tolerance = 0.04
+    expected = np.concatenate([np.ones(500), rng.beta(4, 2, size=500)])
+    for sign in (-1, 1):
+        moved = np.clip(expected + sign * tolerance, 0, 1)
+        runs = [rng.random(expected.size) < moved for _ in range(200)]
+        assert max(largest_log_wealth(expected, accepted, tolerance=tolerance) for accepted in runs) < -math.log(1e-5)
+    assert largest_log_wealth(np.ones(1), np.array([False])) == math.inf
+    assert _visible_shift(np.ones(900), ALPHA, tolerance=tolerance) is not None
+    assert _visible_shift(np.ones(9), ALPHA, tolerance=tolerance) is None
+    size = _visible_shift(expected[500:], ALPHA, tolerance=tolerance)
+    assert size is not None
+    accepted = rng.random(500) < np.clip(expected[500:] - size, 0, 1)
+    assert largest_log_wealth(expected[500:], accepted, tolerance=tolerance) >= -math.log(ALPHA)
+
+
 def test_rounds_are_chosen_before_they_are_drafted() -> None:
     # Without the last rounds those that accept much are missing: 21% of the correct runs crossed 1/0.01.
     crossed = {

@@ -54,8 +54,12 @@ class AssistedGeneration:
         self.capabilities = capabilities
 
     def generate(self, requests: Sequence[Request]) -> list[Generation]:
-        """One `generate` call per request."""
-        return [self._generate_one(request) for request in requests]
+        """One `generate` call per request; what a seed does to torch's generators ends with its request."""
+        answers = []
+        for request in requests:
+            with torch.random.fork_rng(enabled=request.seed is not None):
+                answers.append(self._generate_one(request))
+        return answers
 
     def _generate_one(self, request: Request) -> Generation:
         sampling = request.sampling

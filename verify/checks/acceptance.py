@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.stats import beta
 
 from verify.betting.evidence import Floats
-from verify.coverage import HOW_TO_BE_SEEN
+from verify.coverage import HOW_TO_BE_SEEN, rounds_told
 from verify.models.observer import Round
 from verify.protocol import Request
 from verify.results import Evidence, Finding, Verdict
@@ -30,11 +30,14 @@ class _Offset:
     expected: float = 0.0
 
 
-def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alpha: float) -> Finding:
+def judge_acceptance_rate(
+    subject: Subject, answers: Sequence[Observed], *, alpha: float, tolerance: float = 0.0
+) -> Finding:
     """Measured conditional acceptance equals 1 - TV(target, draft) at every context that was reached.
 
     Given the text so far, the next draft token is accepted with probability 1 - TV. A bet on shifted probabilities is a
     non-negative martingale under the standard rule, so P(alarm) <= alpha. Answers to requests without stop tokens.
+    `tolerance`: largest change of 1 - TV between correct computations of both models, measured.
     """
     trials: list[tuple[int, float, bool]] = []
     unseen = 0
@@ -54,7 +57,7 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
         )
     expected = np.array([theory for _, theory, _ in trials])
     accepted = np.array([outcome for _, _, outcome in trials])
-    largest = largest_log_wealth(expected, accepted)
+    largest = largest_log_wealth(expected, accepted, tolerance=tolerance)
     offsets: dict[int, _Offset] = {}
     for offset, theory, outcome in trials:
         tally = offsets.setdefault(offset, _Offset())
@@ -63,7 +66,7 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
         tally.expected += theory
     measured, theory = float(accepted.mean()), float(expected.mean())
     failed = largest >= -math.log(alpha)
-    visible = _visible_shift(expected, alpha)
+    visible = _visible_shift(expected, alpha, tolerance=tolerance)
     passed = Verdict.PASS if visible else Verdict.INCONCLUSIVE
     return Finding(
         verdict=Verdict.FAIL if failed else passed,
@@ -76,7 +79,7 @@ def judge_acceptance_rate(subject: Subject, answers: Sequence[Observed], *, alph
         smallest_visible=visible,
         smallest_visible_unit="acceptance rate",
         diagnosis=_diagnosis(measured, theory) if failed else "",
-        details={"pictures": [_picture(offsets)], "log10_wealth": largest / math.log(10)},
+        details={"pictures": [_picture(offsets)], "log10_wealth": largest / math.log(10), "tolerance": tolerance},
     )
 
 
@@ -93,9 +96,9 @@ def whole_rounds(rounds: Sequence[Round], request: Request) -> list[Round]:
     return [one for one in rounds if one.output_offset + longest <= request.max_new_tokens]
 
 
-def largest_log_wealth(expected: Floats, accepted: npt.NDArray[np.bool_]) -> float:
+def largest_log_wealth(expected: Floats, accepted: npt.NDArray[np.bool_], *, tolerance: float = 0.0) -> float:
     """The largest wealth that the bet on drafts with chances `expected` [N] ever had, in nats; infinite where theory errs."""
-    log_wealth = _log_stakes(expected, accepted).cumsum(1)  # [S, N]
+    log_wealth = _log_stakes(expected, accepted, tolerance=tolerance).cumsum(1)  # [S, N]
     return float((np.logaddexp.reduce(log_wealth, axis=0) - math.log(len(SHIFTS))).max())
 
 
@@ -105,25 +108,35 @@ def _shifted(expected: Floats) -> Floats:
     return shifted
 
 
-def _log_stakes(expected: Floats, accepted: npt.NDArray[np.bool_]) -> Floats:
+def _largest_chances(expected: Floats, tolerance: float) -> tuple[Floats, Floats]:
+    """The largest chances of acceptance and of rejection, [N] each, where rounding may move either by `tolerance`."""
+    return np.minimum(1, expected + tolerance), np.minimum(1, 1 - expected + tolerance)
+
+
+def _log_stakes(expected: Floats, accepted: npt.NDArray[np.bool_], *, tolerance: float = 0.0) -> Floats:
     """Logarithm of each bettor's factor at each draft, `[S, N]`; infinite where theory excludes the outcome."""
     shifted = _shifted(expected)
-    truth = np.where(accepted, expected, 1 - expected)
+    truth = np.where(accepted, *_largest_chances(expected, tolerance))
     with np.errstate(divide="ignore"):
         stakes: Floats = np.log(np.where(accepted, shifted, 1 - shifted)) - np.log(np.where(truth > 1e-12, truth, 0.0))
     return stakes
 
 
-def _visible_shift(expected: Floats, alpha: float) -> float | None:
-    """The smallest of `SHIFTS` that is seen, in both directions, with probability 0.95 (normal approximation)."""
+def _visible_shift(expected: Floats, alpha: float, *, tolerance: float = 0.0) -> float | None:
+    """The smallest of `SHIFTS` that is seen with probability 0.95 (normal approximation), in both directions.
+
+    A direction in which chances cannot move by half of it, as upwards where the draft is the target, is none.
+    """
     shifted = _shifted(expected)
-    inside = np.clip(expected, 1e-9, 1 - 1e-9)
-    gain, loss = np.log(shifted / inside), np.log((1 - shifted) / (1 - inside))  # [S, N]
+    likely, unlikely = (np.maximum(each, 1e-9) for each in _largest_chances(expected, tolerance))
+    gain, loss = np.log(shifted / likely), np.log((1 - shifted) / unlikely)  # [S, N]
     mean = (shifted * gain + (1 - shifted) * loss).sum(1)
     spread = np.sqrt((shifted * (1 - shifted) * (gain - loss) ** 2).sum(1))
     seen = mean - 1.645 * spread >= math.log(len(SHIFTS) / alpha)
-    sizes = [abs(shift) for shift, each in zip(SHIFTS, seen, strict=True) if each]
-    return min((size for size in sizes if sizes.count(size) == 2), default=None)
+    exists = np.abs(shifted - expected).mean(1) >= np.abs(SHIFTS) / 2
+    sizes = {abs(shift) for shift, each in zip(SHIFTS, exists, strict=True) if each}
+    sizes -= {abs(shift) for shift, each, there in zip(SHIFTS, seen, exists, strict=True) if there and not each}
+    return min(sizes, default=None)
 
 
 def _diagnosis(measured: float, theory: float) -> str:
@@ -258,4 +271,66 @@ def judge_record(answers: Sequence[Observed]) -> Finding:
         unit="records",
         smallest_visible=1.0,
         smallest_visible_unit="miscounted token or round",
+    )
+
+
+def judge_roles(answers: Sequence[Observed]) -> Finding:
+    """Reported roles agree with the rounds seen from the target.
+
+    How the last token of an output came about cannot be seen. The first, and the token of a round without a draft, may have
+    any role but that of an accepted draft, and only the first may be said to come from prefill.
+    """
+    checked = 0
+    for each in answers:
+        roles = each.generation.roles
+        if roles is None:
+            return _wrong_roles("roles are claimed but absent", each, checked)
+        for position, allowed in enumerate(_possible_roles(each)):
+            if roles[position] not in allowed:
+                wanted = " or ".join(map(repr, sorted(allowed)))
+                return _wrong_roles(
+                    f"the token at output position {position} is said to be {roles[position]!r}, and the rounds say {wanted}",
+                    each,
+                    checked,
+                )
+            checked += 1
+    if not checked:
+        return Finding(
+            verdict=Verdict.INCONCLUSIVE,
+            evidence=Evidence.CONTRACT,
+            reason=f"the rounds could not be seen from the target; {HOW_TO_BE_SEEN}",
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{checked} roles agree with the observed rounds",
+        observations=checked,
+        smallest_visible=1.0,
+        smallest_visible_unit="wrong role",
+    )
+
+
+def _possible_roles(answer: Observed) -> list[set[str]]:
+    """The roles that each output token but the last may have had, by the rounds as seen, or else as told by the record."""
+    possible: list[set[str]] = []
+    seen = answer.rounds is not None
+    for one in (answer.rounds if seen else rounds_told(answer.generation.record)) or ():
+        # Of a tree only one path can be accepted, so that its leaf is followed by a bonus although drafts are left.
+        known = seen and one.num_draft_tokens
+        last = {"recovered"} if one.num_accepted < one.num_draft_tokens else {"bonus"}
+        possible += [{"accepted"}] * one.num_accepted
+        possible.append(last if known else {"recovered", "bonus"})
+    if possible and possible[0] != {"accepted"}:
+        possible[0] = possible[0] | {"first"}
+    return possible[: len(answer.generation.token_ids) - 1]
+
+
+def _wrong_roles(reason: str, answer: Observed, checked: int) -> Finding:
+    return Finding(
+        verdict=Verdict.FAIL,
+        evidence=Evidence.CONTRACT,
+        reason=reason,
+        observations=checked,
+        diagnosis="the acceptance accounting is wrong (STAT)",
+        details={"request": describe(answer.request), "roles": list(answer.generation.roles or ())},
     )

@@ -49,16 +49,28 @@ def judge_reproducible(subject: Subject, requests: Sequence[Request], *, company
 
 
 def judge_distinct(
-    subject: Subject, first: Request, second: Request, *, alpha: float, together: bool = False
+    subject: Subject,
+    first: Request,
+    second: Request,
+    *,
+    alpha: float,
+    together: bool = False,
+    before: Sequence[Request] = (),
 ) -> Finding:
     """Two streams must differ: identical outputs have the probability of a collision under the target's law.
 
     The outputs are long enough that a collision by chance has probability below `alpha`, which is computed, not assumed.
+    `before`: asked ahead of each of the two.
     """
     if together:
         one, two = subject.generate([first, second])
     else:
-        (one,), (two,) = subject.generate([first]), subject.generate([second])
+        answers = []
+        for each in (first, second):
+            for earlier in before:
+                subject.generate([earlier])
+            answers += subject.generate([each])
+        one, two = answers
     laws = subject.reference.laws(first, one.token_ids)
     # Given `one`, an independent second stream repeats it with the probability of `one` itself.
     chance = laws[torch.arange(len(one.token_ids)), list(one.token_ids)].log().sum().exp().item()

@@ -1,11 +1,29 @@
 """Streaming: the chunks are the output, and closing a stream leaves no trace."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from verify.judge import ContractViolation
-from verify.protocol import Request
+from verify.protocol import Generation, Request
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import Subject, describe
+
+
+class Streamed:
+    """A decoder whose answers are its streams."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.capabilities = decoder.capabilities
+        self._stream = decoder.stream
+
+    def generate(self, requests: Sequence[Request]) -> list[Generation]:
+        """Each request streamed to its end."""
+        answers = []
+        for request in requests:
+            token_ids = [int(token_id) for chunk in self._stream(request) for token_id in chunk]
+            stopped = bool(token_ids) and token_ids[-1] in request.stop_token_ids
+            answers.append(Generation(token_ids=token_ids, finish_reason="stop" if stopped else "length"))
+        return answers
 
 
 def streamed(subject: Subject, request: Request, *, max_chunks: int | None = None) -> list[int]:

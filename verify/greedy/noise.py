@@ -1,5 +1,6 @@
 """How far two correct computations of the same target rows differ: measured, never assumed."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,8 @@ class NoiseFloor:
     """Largest differences seen between the plain forward and other correct forms, over all positions and tokens.
 
     `max_logit_difference` is of one logit, `max_logprob_difference` of one log-probability at temperature 1,
-    `max_logit_gap_change` of the distance between the top logit and another. `forms` names what was compared with the
+    `max_logit_gap_change` of the distance between the top logit and another, `max_total_variation` between two laws of one row
+    at temperature 1. `forms` names what was compared with the
     plain forward (one row, no cache). A maximum over samples is no bound on what was not sampled: more positions,
     firmer floor.
     """
@@ -23,6 +25,7 @@ class NoiseFloor:
     max_logit_difference: float
     max_logprob_difference: float
     max_logit_gap_change: float
+    max_total_variation: float
     num_positions: int
     forms: tuple[str, ...]
 
@@ -34,6 +37,15 @@ class NoiseFloor:
         keep this; a repetition penalty r > 1 multiplies it by at most r.
         """
         return 2 * self.max_logprob_difference / temperature
+
+    def moved_tokens(self, num_tokens: int, *, vocab_size: int) -> float:
+        """How many of `num_tokens` drawn with the same random numbers rounding may change, on average and at temperature 1.
+
+        Three draws a token (draft, coin, last token) from the noisiest law seen. A draw moves where its number falls between two
+        positions of an edge of the cumulative law; rounding that is independent from token to token moves all of its edges
+        together by some sqrt(V) times the total variation.
+        """
+        return 3 * num_tokens * min(1.0, math.sqrt(vocab_size) * self.max_total_variation)
 
 
 def measure_noise_floor(
@@ -55,7 +67,7 @@ def measure_noise_floor(
         raise ValueError(
             "no sequences with a token; the floor is measured on real rows; pass a few outputs of the target"
         )
-    widest = torch.zeros(3, dtype=torch.float64)
+    widest = torch.zeros(4, dtype=torch.float64)
     names: dict[str, None] = {}
     for text in texts:
         token_ids = torch.tensor([list(text)], device=target.device)  # [1, T]
@@ -71,11 +83,12 @@ def measure_noise_floor(
                     f"form {name!r} gives NaN; a target must be finite in every form; check its dtype and masks"
                 )
             widest = torch.maximum(widest, seen)
-    logit, logprob, gap = widest.tolist()
+    logit, logprob, gap, distance = widest.tolist()
     return NoiseFloor(
         max_logit_difference=logit,
         max_logprob_difference=logprob,
         max_logit_gap_change=gap,
+        max_total_variation=distance,
         num_positions=sum(len(text) for text in texts),
         forms=tuple(names),
     )
@@ -103,7 +116,7 @@ def _forms(
 
 
 def _differences(plain: Tensor, other: Tensor) -> Tensor:
-    """Largest change of a logit, of a log-probability and of a gap to the top logit, as float64 [3] on the CPU."""
+    """Largest change of a logit, of a log-probability and of a gap to the top logit, and distance; float64 [4] on the CPU."""
     ours, theirs = plain.double(), other.double()  # [T, V]
     top = ours.argmax(dim=-1, keepdim=True)
     changes = (
@@ -111,4 +124,5 @@ def _differences(plain: Tensor, other: Tensor) -> Tensor:
         ours.log_softmax(-1) - theirs.log_softmax(-1),
         (ours.gather(-1, top) - ours) - (theirs.gather(-1, top) - theirs),
     )
-    return torch.stack([change.abs().max() for change in changes]).cpu()
+    distance = (ours.softmax(-1) - theirs.softmax(-1)).abs().sum(-1).max() / 2
+    return torch.stack([*(change.abs().max() for change in changes), distance]).cpu()

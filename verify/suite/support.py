@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoTokenizer
@@ -11,6 +11,7 @@ from verify.coverage import Coverage
 from verify.greedy.noise import NoiseFloor, measure_noise_floor
 from verify.judge import ContractViolation, Judge
 from verify.models.pairs import TableSpec, checkpoint_pair, table_pair
+from verify.models.reference import Reference
 from verify.options import Options
 from verify.protocol import ModelPair, Request, SamplingParams
 from verify.subject import Observed, Subject
@@ -149,16 +150,24 @@ def answered_until(
     return answers, coverage
 
 
-def measured_noise(judge: Judge) -> NoiseFloor:
-    """The target of the trained pair against itself, computed in every correct form; measured once a run."""
-    if "noise floor" not in judge.shared:
-        subject = trained_subject(judge)
-        # Short texts show too little of the noise: at least 40 tokens each.
-        chosen = trained_prompts(judge, 2 if judge.profile == "smoke" else 5)
-        texts = [[*prompt, *subject.reference.greedy(greedy(prompt, max_new_tokens=40))] for prompt in chosen]
-        judge.shared["noise floor"] = measure_noise_floor(subject.models.target, texts)
-    floor: NoiseFloor = judge.shared["noise floor"]
+def measured_noise(judge: Judge, *, of: Literal["target", "draft"] = "target") -> NoiseFloor:
+    """A model of the trained pair against itself, computed in every correct form; measured once a run."""
+    key = f"noise floor of the {of}"
+    if key not in judge.shared:
+        models = trained_pair(judge)
+        judge.shared[key] = measure_noise_floor(getattr(models, of), _noise_texts(judge))
+    floor: NoiseFloor = judge.shared[key]
     return floor
+
+
+def _noise_texts(judge: Judge) -> list[list[int]]:
+    """What noise is measured on: the target's own text. Short texts show too little of it: at least 40 tokens each."""
+    if "noise texts" not in judge.shared:
+        reference = Reference(trained_pair(judge).target)
+        chosen = trained_prompts(judge, 2 if judge.profile == "smoke" else 5)
+        judge.shared["noise texts"] = [[*each, *reference.greedy(greedy(each, max_new_tokens=40))] for each in chosen]
+    texts: list[list[int]] = judge.shared["noise texts"]
+    return texts
 
 
 def noise_floor(judge: Judge) -> float:
@@ -169,3 +178,8 @@ def noise_floor(judge: Judge) -> float:
 def noise_tolerance(judge: Judge, *, temperature: float = 1.0) -> float:
     """Largest difference of a log-probability between correct computations."""
     return measured_noise(judge).logprob_tolerance(temperature=temperature)
+
+
+def noise_of_acceptance(judge: Judge) -> float:
+    """Largest change of 1 - TV(target, draft) at temperature 1 between correct computations, by the triangle inequality."""
+    return measured_noise(judge).max_total_variation + measured_noise(judge, of="draft").max_total_variation

@@ -30,6 +30,7 @@ from verify.suite.support import (
 )
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=701, num_rows=4096, sharpness=2.0)
+SHORT = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=703, num_rows=4096, sharpness=2.0, max_positions=24)
 LENGTHS = (1, 2, 4, 7, 11)
 # A small vocabulary: the same tokens come again, so that penalties act.
 SMALL = TableSpec(vocab_size=12, relation=Relation.CLOSE, seed=702, num_rows=4096)
@@ -52,6 +53,12 @@ SAMPLING: tuple[dict[str, Any], ...] = (
     {"top_k": 3},
     {"top_p": 0.7},
     {"min_p": 0.3},
+    {"repetition_penalty": 1.6},
+    {"presence_penalty": 1.4},
+    {"frequency_penalty": 0.9},
+    {"logit_bias": {0: 2.0, 5: -3.0, 7: 1.5}},
+    {"forbidden_token_ids": (2, 3, 7)},
+    {"stop_token_ids": (3, 4), "min_new_tokens": 4},
 )
 ROWS_PER_CALL = 6
 
@@ -120,14 +127,27 @@ def test_finished_rows(judge: Judge) -> None:
     conclude(judge, [greedy(prompt, max_new_tokens=1 + 5 * index) for index, prompt in enumerate(chosen)])
 
 
+@check(chapter=7, property="ragged batch", evidence=Evidence.GREEDY)
+def test_context_limit_in_a_batch(judge: Judge) -> None:
+    """Rows that fill the context beside rows that are far from it: neither padding nor drafts may reach beyond its end."""
+    chosen = prompts(judge, 6, vocab_size=SHORT.vocab_size, lengths=LENGTHS)
+    asked = [
+        greedy(prompt, max_new_tokens=(SHORT.max_positions - len(prompt)) // (1 + index % 2), num_draft_tokens=4)
+        for index, prompt in enumerate(chosen)
+    ]
+    conclude(judge, asked, spec=SHORT)
+
+
 @check(chapter=7, property="mixed draft lengths", evidence=Evidence.GREEDY)
 def test_mixed_draft_lengths(judge: Judge) -> None:
-    """Requests with different numbers of draft tokens in one batch."""
+    """Requests with different numbers of draft tokens in one batch, some with none where that is claimed."""
+    fewest = 0 if table_subject(judge, SPEC).capabilities.zero_draft_tokens else 1
     chosen = prompts(judge, 6, vocab_size=SPEC.vocab_size, lengths=LENGTHS)
-    conclude(
-        judge,
-        [greedy(prompt, max_new_tokens=20, num_draft_tokens=1 + index % 4) for index, prompt in enumerate(chosen)],
-    )
+    asked = [
+        greedy(prompt, max_new_tokens=20, num_draft_tokens=max(fewest, index % 5))
+        for index, prompt in enumerate(reversed(chosen))
+    ]
+    conclude(judge, asked)
 
 
 @check(chapter=7, property="mixed sampling", evidence=Evidence.GREEDY)
@@ -144,13 +164,15 @@ def test_mixed_sampling(judge: Judge) -> None:
 
 @check(chapter=7, property="mixed sampling", evidence=Evidence.BETTING)
 def test_mixed_sampling_law(judge: Judge) -> None:
-    """Sampled rows beside each other and beside greedy ones keep their own temperature and truncation."""
-    subject = table_subject(judge, SPEC)
+    """Sampled rows beside each other and beside greedy ones keep their own settings and number of draft tokens."""
+    subject = table_subject(judge, SMALL)
     subject.require("batch", "sampled", "mixed_sampling")
     settings = cycle(claimed_of(subject, SAMPLING))
-    chosen = prompts(judge, scaled(judge, 20) * ROWS_PER_CALL, vocab_size=SPEC.vocab_size, lengths=LENGTHS)
+    chosen = prompts(judge, scaled(judge, 30) * ROWS_PER_CALL, vocab_size=SMALL.vocab_size, lengths=LENGTHS)
     asked = [
-        greedy(prompt, max_new_tokens=20) if index % 3 == 1 else request(prompt, max_new_tokens=20, **next(settings))
+        greedy(prompt, max_new_tokens=20)
+        if index % 3 == 1
+        else request(prompt, **{"max_new_tokens": 20, "num_draft_tokens": 1 + index % 4} | next(settings))
         for index, prompt in enumerate(chosen)
     ]
     asked = [*seeded(subject, asked)]

@@ -32,12 +32,13 @@ def test_seed_reproduces_in_a_batch(judge: Judge) -> None:
 
 @check(chapter=8, property="streams differ", evidence=Evidence.BETTING)
 def test_unseeded_calls_differ(judge: Judge) -> None:
-    """Two calls without a seed are two streams: nothing reseeds with a constant."""
+    """Two calls without a seed are two streams: nothing reseeds with a constant, or goes on with a seed asked before."""
     subject = table_subject(judge, SPEC)
     subject.require("sampled")
     (prompt,) = prompts(judge, 1, vocab_size=SPEC.vocab_size)
     asked = request(prompt, max_new_tokens=24)
-    judge.conclude(judge_distinct(subject, asked, asked, alpha=judge.alpha))
+    before = [request(prompt, max_new_tokens=8, seed=0)] if subject.capabilities.seeds else []
+    judge.conclude(judge_distinct(subject, asked, asked, alpha=judge.alpha, before=before))
 
 
 @check(chapter=8, property="streams differ", evidence=Evidence.BETTING)

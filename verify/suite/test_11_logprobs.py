@@ -1,5 +1,6 @@
 """Chapter 11: reported log-probabilities are the target's at the emitted position."""
 
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -30,7 +31,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "min_p": {"min_p": 0.1},
     "repetition_penalty": {"repetition_penalty": 1.4},
     "forbidden_tokens": {"forbidden_token_ids": tuple(range(0, 32, 3))},
+    "stop_tokens": {"stop_token_ids": tuple(range(0, 32, 5))},
 }
+# Rows of one batch; one in three does not ask for log-probabilities.
+ROWS: tuple[dict[str, Any], ...] = (
+    {"logprobs": False},
+    {},
+    SETTINGS["stop_tokens"],
+    {"logprobs": False, "temperature": 1.4},
+    SETTINGS["temperature"],
+    SETTINGS["greedy"],
+)
 
 
 @check(chapter=11, property="logprobs", evidence=Evidence.CONTRACT)
@@ -49,16 +60,22 @@ def test_tables(judge: Judge, name: str) -> None:
 
 @check(chapter=11, property="logprobs in a batch", evidence=Evidence.CONTRACT)
 def test_batch(judge: Judge) -> None:
-    """Every row gets the log-probabilities of its own rows of logits, with unequal acceptance."""
+    """Every row that asks gets the log-probabilities of its own rows of logits, with unequal acceptance and settings."""
     subject = table_subject(judge, SPEC)
+    mixed = subject.capabilities.mixed_sampling
+    rows = [each for each in ROWS if mixed or "temperature" not in each]
     asked = [
-        request(prompt, max_new_tokens=8 + index, logprobs=True)
-        for index, prompt in enumerate(prompts(judge, 6, vocab_size=SPEC.vocab_size))
+        request(prompt, max_new_tokens=8 + index, **{"logprobs": True, **settings})
+        for index, (prompt, settings) in enumerate(
+            zip(prompts(judge, 9, vocab_size=SPEC.vocab_size), cycle(rows), strict=False)
+        )
     ]
-    subject.require("batch")
-    subject.require_for(asked[0])
+    subject.require("batch", "sampled", "logprobs")
+    asked = [each for each in asked if not subject.capabilities.unclaimed(each)]
     answers = [
-        Observed(each, generation, None) for each, generation in zip(asked, subject.generate(asked), strict=True)
+        Observed(each, generation, None)
+        for each, generation in zip(asked, subject.generate(asked), strict=True)
+        if each.logprobs
     ]
     judge.conclude(judge_logprobs(subject, answers))
 

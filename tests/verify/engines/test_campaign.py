@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logpro
 from verify.checks.two_sample import judge_same_greedy, judge_two_samples
 from verify.engines.campaign import MAX_FAILURES_IN_A_ROW, Answers, Campaign, plan_twins
 from verify.engines.protocol import Failure
+from verify.greedy.noise import NoiseFloor
 from verify.judge import NotApplicable
 from verify.protocol import Generation
 from verify.results import Verdict
@@ -19,6 +21,15 @@ from verify.results import Verdict
 MakeCampaign = Callable[..., Campaign]
 MakeAudit = Callable[..., Audit]
 ALPHA = 1e-6
+VOCAB_SIZE = 48
+NO_NOISE = NoiseFloor(
+    max_logit_difference=0.0,
+    max_logprob_difference=0.0,
+    max_logit_gap_change=0.0,
+    max_total_variation=0.0,
+    num_positions=1,
+    forms=(),
+)
 
 
 @pytest.fixture(scope="session")
@@ -122,17 +133,22 @@ def test_no_control_is_said_and_is_no_failure(make_campaign: MakeCampaign) -> No
     answers = make_campaign("no control").ask("plain greedy")
     assert (answers.no_control, answers.failures) == ("it always speculates", {})
     with pytest.raises(NotApplicable, match="it always speculates"):
-        judge_same_outputs(answers, answers, claim="c", diagnosis="d")
+        judge_same_outputs(answers, answers, claim="c", diagnosis="d", noise=NO_NOISE, vocab_size=VOCAB_SIZE)
 
 
-def test_seeded_identity(correct: Campaign) -> None:
+def test_seeded_identity(correct: Campaign, audit: MakeAudit) -> None:
+    common: dict[str, Any] = {"noise": audit(correct, "seeds").noise, "vocab_size": VOCAB_SIZE, "diagnosis": "d"}
     seeds, at_once, plain = (correct.ask(name) for name in ("seeds", "seeds at once", "plain seeds"))
-    assert judge_same_outputs(seeds, at_once, claim="c", diagnosis="d").verdict is Verdict.PASS
-    found = judge_same_outputs(seeds, plain, claim="a seed gives one sequence", diagnosis="d")
+    assert judge_same_outputs(seeds, at_once, claim="c", **common).verdict is Verdict.PASS
+    found = judge_same_outputs(seeds, plain, claim="a seed gives one sequence", **common)
     assert (
         found.verdict is Verdict.FAIL
     )  # this engine's coins go elsewhere without drafts, and it does not claim otherwise
     assert "differ from output position" in found.reason
+    coarse = common | {"noise": replace(common["noise"], max_total_variation=0.02)}  # as bfloat16 has it
+    found = judge_same_outputs(seeds, plain, claim="a seed gives one sequence", **coarse)
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "rounding may have moved so many coins" in found.reason
 
 
 def test_the_engines_own_noise_widens_the_floor_up_to_another_model(correct: Campaign, audit: MakeAudit) -> None:

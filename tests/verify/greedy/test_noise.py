@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -34,6 +36,7 @@ def test_the_floor_is_that_of_the_arithmetic(dtype, low, high):
     floor = measure_noise_floor(tiny_llama(dtype), TEXTS)
     assert low <= floor.max_logit_difference <= high
     assert floor.max_logit_gap_change <= 2 * floor.max_logit_difference
+    assert 0 <= floor.max_total_variation <= math.expm1(floor.max_logprob_difference) / 2
     assert floor.num_positions == 80
     assert floor.forms[-1] == "left padding of 3"
     assert len(floor.forms) == 6
