@@ -75,7 +75,7 @@ class Request:
 
     The decoder stops after the first of `stop_token_ids` that it emits (that token is the last of the output) or after
     `max_new_tokens` tokens; nothing else stops it. `num_draft_tokens` is the number of tokens to draft per round; fewer may
-    be drafted. `seed` None: fresh randomness.
+    be drafted. `seed` None: fresh randomness, whatever seeds were asked for before.
     """
 
     prompt_token_ids: tuple[int, ...]
