@@ -12,8 +12,8 @@ ifeq (,$(findstring --decoder,$(ARGS))$(findstring --verifier,$(ARGS))$(findstri
 endif
 	$(BIN)/python -m pytest verify/ $(ARGS)
 
-test: $(VENV)/installed ## the tests of this repository
-	$(BIN)/python -m pytest tests/ $(ARGS)
+test: $(VENV)/installed ## the tests of this repository, in two processes; ARGS="-n 8" for more
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ -n 2 --dist worksteal $(ARGS)
 
 check: $(VENV)/installed ## what CI checks besides the tests
 	$(BIN)/ruff check .
