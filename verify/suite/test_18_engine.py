@@ -151,7 +151,7 @@ def test_seeds_at_once(judge: Judge) -> None:
     judge.conclude(
         judge_same_outputs(
             *asked(campaign_against_target(judge), "seeds", "seeds at once"),
-            noise=audit.noise,
+            noise=lambda: audit.noise,
             vocab_size=audit.subject.models.vocab_size,
             claim="a seed belongs to its request",
             diagnosis="requests share a stream of random numbers (RNG), or rounding moved a coin: look at the first position",
@@ -168,7 +168,7 @@ def test_same_seed_without_speculation(judge: Judge) -> None:
     judge.conclude(
         judge_same_outputs(
             *asked(campaign_against_target(judge), "seeds", "plain seeds"),
-            noise=audit.noise,
+            noise=lambda: audit.noise,
             vocab_size=audit.subject.models.vocab_size,
             claim="a seed gives one sequence",
             diagnosis="speculation changes which token a coin chooses (ACC, RES, BON), or rounding moved one",
