@@ -111,7 +111,7 @@ def summarise(entries: list[Entry], command: str) -> Entry:
 
 
 def short(commit: str) -> str:
-    """The beginning of a commit, and whether the working tree differed: where the ledger lies in it, it does after one run."""
+    """The beginning of a commit, and whether the working tree differed."""
     name, dirty, _ = commit.partition("-dirty")
     return name[:7] + dirty
 
@@ -119,6 +119,7 @@ def short(commit: str) -> str:
 def page(result: Entry) -> str:
     """The Markdown page."""
     every = result["kinds"]["all"]
+    dirty = any("-dirty" in commit for commit in result["commits"])
     lines = [
         "# Whole runs on correct decoders",
         "",
@@ -127,6 +128,7 @@ def page(result: Entry) -> str:
         "Clopper-Pearson, 95%.",
         "",
         "Commits: " + ", ".join(f"{short(commit)} ({count} runs)" for commit, count in result["commits"].items()) + ".",
+        *(["`-dirty`: the working tree differed, if only by the ledger that these runs wrote in it."] if dirty else []),
         "",
         "| decoder | runs | fail | inconclusive | neither pass, fail nor inconclusive | seconds a run |",
         "|---|---|---|---|---|---|",
