@@ -162,12 +162,8 @@ class InstrumentDecoder:
 
     def _laws(self, model: Reference, request: Request, text: tuple[int, ...]) -> Tensor:
         """The law after every prefix of an output, `[len(text) + 1, V]`; remembered, since an exact law asks again and again."""
-        key = (
-            model,
-            request.prompt_token_ids,
-            request.sampling.temperature,
-            text,
-        )  # all that is claimed and moves a law
+        # All of a request that is claimed and moves a law.
+        key = (model, request.prompt_token_ids, request.sampling.temperature, text)
         if key not in self.known:
             self.known[key] = next_token_laws(model.logits(request, [*text, 0]), request, text)
         return self.known[key]

@@ -92,6 +92,11 @@ class Subject:
             self.judge.log_generation(request=request, generation=generation, models_name=self.models.name)
         return generations
 
+    def generate_together(self, requests: Sequence[Request]) -> list[Observed]:
+        """One call for all; rounds of a batch are not seen from the target."""
+        generations = self.generate(requests)
+        return [Observed(request, one, None) for request, one in zip(requests, generations, strict=True)]
+
     def generate_each(self, requests: Sequence[Request]) -> list[Observed]:
         """One call per request, observed from the target."""
         return [self.generate_one(request) for request in requests]

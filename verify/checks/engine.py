@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -70,13 +70,11 @@ def judge_speculates(answers: Sequence[Answers]) -> Finding:
     return speculation_shown(signs)
 
 
-def judge_same_outputs(
-    first: Answers, second: Answers, *, claim: str, diagnosis: str, noise: Callable[[], NoiseFloor], vocab_size: int
-) -> Finding:
+def judge_same_outputs(first: Answers, second: Answers, *, audit: Audit, claim: str, diagnosis: str) -> Finding:
     """The same requests with the same seeds gave the same outputs in both groups.
 
-    Both are computed in different shapes, so rounding may move a coin in a correct engine. As many outputs that part as `noise`
-    explains prove nothing; it is measured only where some do.
+    Both are computed in different shapes, so rounding may move a coin in a correct engine. As many outputs that part as the
+    noise of `audit` explains prove nothing.
     """
     for each in (first, second):
         if each.no_control:
@@ -98,7 +96,7 @@ def judge_same_outputs(
             parted.append((request, position, ours, theirs))
     if parted:
         request, position, ours, theirs = parted[0]
-        moved = noise().moved_tokens(same_tokens, vocab_size=vocab_size)
+        moved = audit.noise.moved_tokens(same_tokens, vocab_size=audit.subject.models.vocab_size)
         explained = float(poisson.sf(len(parted) - 1, moved)) > BY_ROUNDING
         return Finding(
             verdict=Verdict.INCONCLUSIVE if explained else Verdict.FAIL,

@@ -17,9 +17,8 @@ class NoiseFloor:
 
     `max_logit_difference` is of one logit, `max_logprob_difference` of one log-probability at temperature 1,
     `max_logit_gap_change` of the distance between the top logit and another, `max_total_variation` between two laws of one row
-    at temperature 1. `forms` names what was compared with the
-    plain forward (one row, no cache). A maximum over samples is no bound on what was not sampled: more positions,
-    firmer floor.
+    at temperature 1. `forms` names what was compared with the plain forward (one row, no cache). A maximum over samples is no
+    bound on what was not sampled: more positions, firmer floor.
     """
 
     max_logit_difference: float

@@ -1,6 +1,6 @@
 """What the chapters share: subjects per pair, prompts, requests, and the sizes that a profile asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -148,6 +148,11 @@ def answered_until(
         coverage.add(answers[-1].rounds, answers[-1].generation.record)
         subject.judge.progress(index + 1, max(index + 1, at_least), "requests")
     return answers, coverage
+
+
+def claimed_of(subject: Subject, settings: Iterable[dict[str, Any]], **common: Any) -> list[dict[str, Any]]:
+    """The settings for which the decoder claims all that they need."""
+    return [each for each in settings if not subject.capabilities.unclaimed(request((0,), **common | each))]
 
 
 def measured_noise(judge: Judge, *, of: Literal["target", "draft"] = "target") -> NoiseFloor:

@@ -3,7 +3,7 @@
 The product law of two sampled requests is judged exactly in chapter 2.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from typing import Any
 
@@ -17,8 +17,8 @@ from verify.judge import Judge, NotApplicable, check
 from verify.models.pairs import Relation, TableSpec
 from verify.protocol import Request
 from verify.results import Evidence
-from verify.subject import Observed, Subject
 from verify.suite.support import (
+    claimed_of,
     greedy,
     noise_floor,
     prompts,
@@ -74,13 +74,12 @@ def conclude(
     """Answer in one call and judge every row (or the rows `judged`) against the target alone."""
     subject = trained_subject(judge) if trained else table_subject(judge, spec)
     subject.require("batch")
-    for each in asked:
-        subject.require_for(each)
+    for one in asked:
+        subject.require_for(one)
     coverage = Coverage()
-    generations = subject.generate(asked)
-    for generation in generations:
-        coverage.add_record(generation.record)
-    answers = [Observed(each, generation, None) for each, generation in zip(asked, generations, strict=True)]
+    answers = subject.generate_together(asked)
+    for each in answers:
+        coverage.add_record(each.generation.record)
     if judged is not None:
         answers = [answers[index] for index in judged]
     floor = noise_floor(judge) if trained else 0.0
@@ -177,14 +176,7 @@ def test_mixed_sampling_law(judge: Judge) -> None:
     ]
     asked = [*seeded(subject, asked)]
     calls = [asked[start : start + ROWS_PER_CALL] for start in range(0, len(asked), ROWS_PER_CALL)]
-    answers = (
-        [
-            Observed(each, generation, None)
-            for each, generation in zip(call, subject.generate(call), strict=True)
-            if not each.sampling.greedy
-        ]
-        for call in calls
-    )
+    answers = ([each for each in subject.generate_together(call) if not each.request.sampling.greedy] for call in calls)
     judge.conclude(judge_sampled_law(subject, answers, alpha=judge.alpha, coverage=Coverage()))
 
 
@@ -201,8 +193,3 @@ def test_mixed_processors(judge: Judge) -> None:
         for index, (prompt, settings) in enumerate(zip(chosen, cycle(rows), strict=False))
     ]
     conclude(judge, asked, spec=SMALL)
-
-
-def claimed_of(subject: Subject, settings: Iterable[dict[str, Any]], **common: Any) -> list[dict[str, Any]]:
-    """The settings for which the decoder claims all that they need."""
-    return [each for each in settings if not subject.capabilities.unclaimed(request((0,), **common | each))]

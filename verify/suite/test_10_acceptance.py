@@ -12,7 +12,6 @@ from verify.checks.acceptance import (
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
-from verify.subject import Observed
 from verify.suite.support import (
     answered,
     greedy,
@@ -121,10 +120,7 @@ def test_record_in_a_batch(judge: Judge) -> None:
         greedy(prompt, max_new_tokens=5 + 4 * index)
         for index, prompt in enumerate(prompts(judge, 6, vocab_size=CLOSE.vocab_size))
     ]
-    answers = [
-        Observed(each, generation, None) for each, generation in zip(asked, subject.generate(asked), strict=True)
-    ]
-    judge.conclude(judge_record(answers))
+    judge.conclude(judge_record(subject.generate_together(asked)))
 
 
 @check(chapter=10, property="accounting", evidence=Evidence.CONTRACT)

@@ -9,7 +9,6 @@ from verify.checks.logprobs import judge_logprobs
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
-from verify.subject import Observed
 from verify.suite.support import (
     answered,
     noise_tolerance,
@@ -72,11 +71,7 @@ def test_batch(judge: Judge) -> None:
     ]
     subject.require("batch", "sampled", "logprobs")
     asked = [each for each in asked if not subject.capabilities.unclaimed(each)]
-    answers = [
-        Observed(each, generation, None)
-        for each, generation in zip(asked, subject.generate(asked), strict=True)
-        if each.logprobs
-    ]
+    answers = [each for each in subject.generate_together(asked) if each.request.logprobs]
     judge.conclude(judge_logprobs(subject, answers))
 
 

@@ -18,7 +18,6 @@ from verify.coverage import Coverage
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence, Finding, Verdict
-from verify.subject import Observed
 from verify.suite.support import prompts, request, scaled, table_subject
 
 SPEC = TableSpec(vocab_size=24, relation=Relation.UNEVEN, seed=1201, num_rows=4096, sharpness=1.5)
@@ -51,10 +50,7 @@ def test_sampled_law_of_batches(judge: Judge) -> None:
     chosen = prompts(judge, scaled(judge, 16) * ROWS_PER_CALL, vocab_size=SPEC.vocab_size)
     asked = seeded(subject, [request(prompt, max_new_tokens=24, num_draft_tokens=4) for prompt in chosen])
     calls = [asked[start : start + ROWS_PER_CALL] for start in range(0, len(asked), ROWS_PER_CALL)]
-    answers = (
-        [Observed(each, generation, None) for each, generation in zip(call, subject.generate(call), strict=True)]
-        for call in calls
-    )
+    answers = (subject.generate_together(call) for call in calls)
     judge.conclude(judge_sampled_law(subject, answers, alpha=judge.alpha, coverage=Coverage()))
 
 

@@ -11,7 +11,7 @@ from verify.judge import Judge, NotApplicable, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
 from verify.subject import Subject
-from verify.suite.support import greedy, prompts, request, scaled, table_subject
+from verify.suite.support import claimed_of, greedy, prompts, request, scaled, table_subject
 
 SPEC = TableSpec(vocab_size=32, relation=Relation.CLOSE, seed=1401, num_rows=4096, sharpness=2.0)
 EXACT = case("streamed", vocab_size=3, num_draft_tokens=2, max_new_tokens=3, temperature=0.6, seed=1402)
@@ -48,7 +48,7 @@ def test_settings(judge: Judge) -> None:
     """A stream heeds every setting that is claimed."""
     subject = table_subject(judge, SPEC)
     subject.require("streaming", "greedy")
-    settings = [each for each in SETTINGS if not subject.capabilities.unclaimed(greedy((0,), **each))]
+    settings = claimed_of(subject, SETTINGS, temperature=0.0)
     if not settings:
         raise NotApplicable("not claimed: any processor, min_new_tokens")
     asked = [

@@ -147,12 +147,10 @@ def test_seeds(judge: Judge) -> None:
 @check(chapter=18, property="seeds do not see other requests", evidence=Evidence.CONTRACT)
 def test_seeds_at_once(judge: Judge) -> None:
     """A seed gives the same output alone and among others."""
-    audit = audited(judge, "seeds", "seeds at once")
     judge.conclude(
         judge_same_outputs(
             *asked(campaign_against_target(judge), "seeds", "seeds at once"),
-            noise=lambda: audit.noise,
-            vocab_size=audit.subject.models.vocab_size,
+            audit=audited(judge, "seeds", "seeds at once"),
             claim="a seed belongs to its request",
             diagnosis="requests share a stream of random numbers (RNG), or rounding moved a coin: look at the first position",
         )
@@ -164,12 +162,10 @@ def test_same_seed_without_speculation(judge: Judge) -> None:
     """Where the engine claims it: far sharper than any test of a distribution."""
     if not campaign_of(judge).engine.same_seed_same_output:
         raise NotApplicable("the engine does not claim that a seed gives one sequence with and without speculation")
-    audit = audited(judge, "seeds", "plain seeds")
     judge.conclude(
         judge_same_outputs(
             *asked(campaign_against_target(judge), "seeds", "plain seeds"),
-            noise=lambda: audit.noise,
-            vocab_size=audit.subject.models.vocab_size,
+            audit=audited(judge, "seeds", "plain seeds"),
             claim="a seed gives one sequence",
             diagnosis="speculation changes which token a coin chooses (ACC, RES, BON), or rounding moved one",
         )

@@ -13,7 +13,6 @@ from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logpro
 from verify.checks.two_sample import judge_same_greedy, judge_two_samples
 from verify.engines.campaign import MAX_FAILURES_IN_A_ROW, Answers, Campaign, plan_twins
 from verify.engines.protocol import Failure
-from verify.greedy.noise import NoiseFloor
 from verify.judge import NotApplicable
 from verify.protocol import Generation
 from verify.results import Verdict
@@ -21,15 +20,6 @@ from verify.results import Verdict
 MakeCampaign = Callable[..., Campaign]
 MakeAudit = Callable[..., Audit]
 ALPHA = 1e-6
-VOCAB_SIZE = 48
-NO_NOISE = NoiseFloor(
-    max_logit_difference=0.0,
-    max_logprob_difference=0.0,
-    max_logit_gap_change=0.0,
-    max_total_variation=0.0,
-    num_positions=1,
-    forms=(),
-)
 
 
 @pytest.fixture(scope="session")
@@ -129,16 +119,17 @@ def test_an_engine_that_answers_nothing_is_asked_no_more(make_campaign: MakeCamp
     assert campaign.engine._engine.answered == asked  # type: ignore[attr-defined]
 
 
-def test_no_control_is_said_and_is_no_failure(make_campaign: MakeCampaign) -> None:
-    answers = make_campaign("no control").ask("plain greedy")
+def test_no_control_is_said_and_is_no_failure(make_campaign: MakeCampaign, audit: MakeAudit) -> None:
+    campaign = make_campaign("no control")
+    answers = campaign.ask("plain greedy")
     assert (answers.no_control, answers.failures) == ("it always speculates", {})
     with pytest.raises(NotApplicable, match="it always speculates"):
-        judge_same_outputs(answers, answers, claim="c", diagnosis="d", noise=lambda: NO_NOISE, vocab_size=VOCAB_SIZE)
+        judge_same_outputs(answers, answers, audit=audit(campaign, "plain greedy"), claim="c", diagnosis="d")
 
 
 def test_seeded_identity(correct: Campaign, audit: MakeAudit) -> None:
-    exact = audit(correct, "seeds").noise
-    common: dict[str, Any] = {"noise": lambda: exact, "vocab_size": VOCAB_SIZE, "diagnosis": "d"}
+    exact = audit(correct, "seeds")
+    common: dict[str, Any] = {"audit": exact, "diagnosis": "d"}
     seeds, at_once, plain = (correct.ask(name) for name in ("seeds", "seeds at once", "plain seeds"))
     assert judge_same_outputs(seeds, at_once, claim="c", **common).verdict is Verdict.PASS
     found = judge_same_outputs(seeds, plain, claim="a seed gives one sequence", **common)
@@ -146,7 +137,8 @@ def test_seeded_identity(correct: Campaign, audit: MakeAudit) -> None:
         found.verdict is Verdict.FAIL
     )  # this engine's coins go elsewhere without drafts, and it does not claim otherwise
     assert "differ from output position" in found.reason
-    coarse = common | {"noise": lambda: replace(exact, max_total_variation=0.02)}  # as bfloat16 has it
+    noise = replace(exact.noise, max_total_variation=0.02)  # as bfloat16 has it
+    coarse = common | {"audit": audit(correct, "seeds", noise=noise)}
     found = judge_same_outputs(seeds, plain, claim="a seed gives one sequence", **coarse)
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "rounding may have moved so many coins" in found.reason
