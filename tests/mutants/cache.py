@@ -1,6 +1,7 @@
 """Planted bugs of what a model has read: rollback of the cache (KV), positions (POS), leftovers of another call."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor
 from dspark.cache import BatchContext
 from dspark.causal_model import CausalModel, Reading
 from dspark.decoder import Batch, _rounds
+from dspark.drafters.model import ModelDraftSession
+from dspark.drafters.protocol import Proposal
 from tests.mutants.mutant import ROLLBACK, Mutant
 
 STATE = ("greedy identity", "greedy controls", "rollback", "exact law")
 BOUNDARY = 24
 FAR = 512
 prefill = Batch._prefill
+propose = Batch._propose
 
 
 class EmptiedAfterDrafting(BatchContext):
@@ -122,6 +126,21 @@ def left_over_from_the_call_before(self: Batch) -> None:
     prefill(self)
 
 
+def draft_without_a_limit(self: ModelDraftSession, wanted: int, num_tokens: int) -> int:
+    """As many drafts as are wanted, whether the draft has positions for them or not."""
+    return wanted
+
+
+def ends_with_the_draft(self: Batch, *arguments: Any) -> Proposal:
+    """A text that the draft cannot read to its end gets one token more, and no other."""
+    session: Any = self.session
+    limit = session.model.max_positions
+    for row in (self.rows[index] for index in self.running):
+        if limit is not None and len(row.token_ids) > limit:
+            row.request = replace(row.request, max_new_tokens=len(row.roles) + 1)  # type: ignore[type-var]
+    return propose(self, *arguments)
+
+
 def kv(row: str, source: str, mechanism: str, patches: dict[str, Any], **fields: Any) -> Mutant:
     """A bug of the state."""
     given: dict[str, Any] = {"family": row.split("-")[0], "check": ROLLBACK, "properties": STATE, **fields}
@@ -131,6 +150,10 @@ def kv(row: str, source: str, mechanism: str, patches: dict[str, Any], **fields:
 OPEN = "dspark.decoder.open_context"
 OPEN_DRAFT = "dspark.drafters.model.open_context"
 ACCEPTANCE = {"properties": ("draft = target accepts everything", "acceptance is 1 - TV")}
+OUTGROWN: dict[str, Any] = {
+    "check": "test_06_state.py::test_draft_with_a_shorter_context",
+    "properties": ("context limit",),
+}
 MUTANTS = (
     kv(
         "KV-1",
@@ -184,6 +207,20 @@ MUTANTS = (
         {OPEN_DRAFT: at(lambda positions, _: positions.clamp(max=BOUNDARY))},
         check="test_10_acceptance.py::test_acceptance_rate[close]",
         **ACCEPTANCE,
+    ),
+    kv(
+        "EDGE-3a",
+        "https://github.com/vllm-project/vllm/pull/24662",
+        "the draft reads on where its own context, shorter than the target's, has ended",
+        {"dspark.drafters.model.ModelDraftSession._affordable": draft_without_a_limit},
+        **OUTGROWN,
+    ),
+    kv(
+        "EDGE-3b",
+        "https://github.com/vllm-project/vllm/pull/24662",
+        "a text that outgrows the draft's context ends there",
+        {"dspark.decoder.Batch._propose": ends_with_the_draft},
+        **OUTGROWN,
     ),
     kv(
         "EDGE-7",
