@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark.cache import BatchContext
+from dspark.cache import BatchContext, _gather_slots
 from dspark.causal_model import CausalModel, Reading
 from dspark.decoder import Batch, _rounds
 from dspark.drafters.model import ModelDraftSession
@@ -19,6 +19,7 @@ BOUNDARY = 24
 FAR = 512
 prefill = Batch._prefill
 propose = Batch._propose
+gather_slots = _gather_slots
 
 
 class EmptiedAfterDrafting(BatchContext):
@@ -126,6 +127,14 @@ def left_over_from_the_call_before(self: Batch) -> None:
     prefill(self)
 
 
+def drops_a_slot(states: Tensor, order: Tensor) -> Tensor:
+    """Where more than 128 slots are closed up the last of a page is read twice, and one is lost."""
+    if order.shape[1] > 128:
+        order = order.clone()
+        order[:, 128] = order[:, 127]
+    return gather_slots(states, order)
+
+
 def draft_without_a_limit(self: ModelDraftSession, wanted: int, num_tokens: int) -> int:
     """As many drafts as are wanted, whether the draft has positions for them or not."""
     return wanted
@@ -192,6 +201,14 @@ MUTANTS = (
     kv("KV-15a", "derived", "the cache is cropped to accepted + 2", {OPEN: KeepsOneTooMany}),
     kv("KV-15b", "derived", "the cache is cropped to accepted: the last accepted is lost", {OPEN: KeepsOneTooFew}),
     kv("KV-15c", "derived", "cropping by minus zero tokens empties the cache", {OPEN: EmptiedByMinusZero}),
+    kv(
+        "KV-15e",
+        "derived",
+        "closing the holes of a ragged batch loses a slot where more than 128 are left",
+        {"dspark.cache._gather_slots": drops_a_slot},
+        check="test_03_sampled_law.py::test_long_texts",
+        properties=("sampled law of long texts",),
+    ),
     kv(
         "POS-2",
         "https://github.com/sgl-project/sglang/pull/25015",
