@@ -65,6 +65,11 @@ class Options:
         return self.report_dir / "models" / self.worker
 
     @property
+    def derives_draft(self) -> bool:
+        """Whether the real pair's draft is made from its target: a target is given alone, to something that drafts here."""
+        return self.target is not None and self.draft is None and self.door in ("decoder", "verifier")
+
+    @property
     def option(self) -> str:
         """The option that names what is judged; an engine comes as a decoder."""
         return "--decoder" if self.door == "engine" else f"--{self.door}"

@@ -5,6 +5,7 @@ A synthetic pair is two `TableLM`s. The target's rows are random and differ by c
 changes all later rows.
 """
 
+import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -168,6 +169,24 @@ def checkpoint_pair(
         _target_dir=target_dir,
         _draft_dir=draft_dir,
     )
+
+
+@torch.no_grad()
+def near(model: PreTrainedModel, *, distance: float = 0.3) -> PreTrainedModel:
+    """A copy that is often right: with noise in its weights, as much as moves its laws by `distance` (TV, on random text)."""
+    copied = copy.deepcopy(model)
+    generator = torch.Generator(model.device).manual_seed(0)
+    vocab_size = int(model.config.get_text_config().vocab_size)
+    text = torch.randint(vocab_size, (2, 64), generator=generator, device=model.device)
+    laws = forward_logits(model, text).double().softmax(-1)
+    for _ in range(50):
+        for weight in copied.parameters():
+            if weight.is_floating_point():
+                noise = torch.randn(weight.shape, generator=generator, device=weight.device, dtype=torch.float32)
+                weight.mul_(1 + 0.1 * noise.to(weight.dtype))
+        if (forward_logits(copied, text).double().softmax(-1) - laws).abs().sum(-1).mean() / 2 >= distance:
+            break
+    return copied
 
 
 def _load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
