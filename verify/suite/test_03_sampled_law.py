@@ -1,7 +1,7 @@
 """Chapter 3: sampled output follows the target's law, by betting; any vocabulary, any number of rounds."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
@@ -89,8 +89,11 @@ def test_long_texts(judge: Judge) -> None:
     subject = table_subject(judge, LONG)
     subject.require("sampled")
     claimed = claimed_of(subject, PENALTIES)
-    first, *others = prompts(judge, len(claimed) + 3, vocab_size=LONG.vocab_size, lengths=(8,))
-    alone = [request(prompt, max_new_tokens=LONG_LENGTH, **each) for prompt, each in zip(others, claimed, strict=False)]
+    first, *others = prompts(judge, 1 + len(PENALTIES), vocab_size=LONG.vocab_size, lengths=(8,))
+    alone = [
+        request(prompt, max_new_tokens=LONG_LENGTH, **each)
+        for prompt, each in zip(others, cycle(claimed), strict=False)
+    ]
     ragged = [request(first * (1 + 4 * row), max_new_tokens=LONG_LENGTH // 2**row, **claimed[-1]) for row in range(3)]
 
     def answers() -> Iterator[Sequence[Observed]]:
