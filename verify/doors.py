@@ -21,7 +21,7 @@ CLOSED: Mapping[Door, Mapping[int, str]] = {
         5: "stopping is judged in chapter 18, on the answers of the campaign",
         6: "rollback, context limits and calls after one another, beyond what the campaign happens to reach",
         7: "requests at once are judged in chapter 18; which of them shared a batch is the engine's choice",
-        8: "streams of random numbers are judged in chapter 18, where requests repeat",
+        8: "streams are judged in chapter 18, where requests repeat; whether an engine repeats itself when started anew is not",
         9: "corrupt drafts and vocabularies of other sizes",
         10: "acceptance against theory: the engine's own counts are the only witness of rounds",
         11: "log-probabilities are judged in chapter 18, where the engine gives them",

@@ -148,7 +148,10 @@ class InstrumentDecoder:
         """Draft up to num_draft_tokens tokens and score them."""
         tokens: list[int] = []
         laws: list[Tensor] = []
+        num_known = len(request.prompt_token_ids) + len(output)
         while len(tokens) < min(request.num_draft_tokens, request.max_new_tokens - len(output) - 1):
+            if not self.draft.has_room(num_known + len(tokens)):
+                break
             law = self._laws(self.draft, request, (*output, *tokens))[-1]
             if tokens and float(law.max()) < self.design.threshold:  # known before the token is drawn
                 break

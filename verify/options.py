@@ -1,17 +1,15 @@
 """The command line of a run: what may be said, what was said, and how to say it again."""
 
-import math
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast, get_args
-from urllib.parse import urlsplit
 
 import pytest
 
+from verify import values
 from verify.declared import WORKER, names_engine
 from verify.doors import DOORS, Door
 
@@ -63,6 +61,11 @@ class Options:
     def models_folder(self) -> Path:
         """Where checkpoint directories are written when an adapter asks for them; each process has its own."""
         return self.report_dir / "models" / self.worker
+
+    @property
+    def derives_draft(self) -> bool:
+        """Whether the real pair's draft is made from its target: a target is given alone, to something that drafts here."""
+        return self.target is not None and self.draft is None and self.door in ("decoder", "verifier")
 
     @property
     def option(self) -> str:
@@ -126,7 +129,7 @@ def read_options(config: pytest.Config) -> Options:
     base = config.invocation_params.dir
     door, under_test = _under_test(config)
     suite = str(config.getini("verify_suite"))
-    interpreter = given("engine_python")
+    interpreter, false_alarm = given("engine_python"), given("false_alarm")
     if interpreter and not (base / interpreter).is_file():
         raise pytest.UsageError(
             f"--engine-python {interpreter!r} is not a file; give the Python of the engine's environment"
@@ -135,29 +138,29 @@ def read_options(config: pytest.Config) -> Options:
     options = Options(
         decoder=under_test,
         door=door,
-        target=_directory("--target", given("target"), base),
-        draft=_directory("--draft", given("draft"), base),
-        device=choose("--device", given("device") or "cpu", DEVICES),
-        dtype=choose("--dtype", given("dtype") or "float32", DTYPES),
-        profile=cast(Profile, choose("--profile", given("profile") or "default", PROFILES)),
+        target=values.directory("--target", given("target"), base),
+        draft=values.directory("--draft", given("draft"), base),
+        device=values.choose("--device", given("device") or "cpu", DEVICES),
+        dtype=values.choose("--dtype", given("dtype") or "float32", DTYPES),
+        profile=cast(Profile, values.choose("--profile", given("profile") or "default", PROFILES)),
         report_dir=base / (given("report_dir") or DEFAULT_REPORT_DIR),
-        xfails=_file("--xfails", given("xfails"), base, hint="give a TOML file with [[xfail]] tables"),
-        require_device=given("require_device") and choose("--require-device", given("require_device"), DEVICES),
-        false_alarm=_false_alarm(given("false_alarm")),
-        seed=_seed(seed_text(config)),
+        xfails=values.file("--xfails", given("xfails"), base, hint="give a TOML file with [[xfail]] tables"),
+        require_device=given("require_device") and values.choose("--require-device", given("require_device"), DEVICES),
+        false_alarm=DEFAULT_FALSE_ALARM if false_alarm is None else values.probability("--false-alarm", false_alarm),
+        seed=values.whole_number("--seed", seed_text(config)),
         allow_partial=bool(given("allow_partial")),
         suite=(config.rootpath / suite).resolve() if suite else OWN_SUITE,
-        engine=_engine_options(given("engine") or ()),
+        engine=values.key_values(given("engine") or ()),
         # not resolved: the interpreter of a virtual environment is a link, and knows its environment by the link's place
         engine_python=python and python.absolute(),
-        base_url=_url("--base-url", given("base_url")),
-        baseline_url=_url("--baseline-url", given("baseline_url")),
+        base_url=values.url("--base-url", given("base_url")),
+        baseline_url=values.url("--baseline-url", given("baseline_url")),
         model=given("model"),
         worker=worker_id(config),
     )
     _refuse_engine_options(options)
     if door == "generations":
-        _file("--generations", under_test, base, hint="give a log with one generation a line")
+        values.file("--generations", under_test, base, hint="give a log with one generation a line")
         if options.target is None:
             raise pytest.UsageError("--generations without --target: a log is judged by its target; give --target DIR")
     if options.draft and not options.target:
@@ -181,15 +184,6 @@ def seed_text(config: pytest.Config) -> str:
     if given is None:
         given = config.option.verify_seed = str(secrets.randbelow(2**32))
     return given
-
-
-def choose(name: str, value: str, valid: Sequence[str], *, also: str = "") -> str:
-    """Return `value` if it is valid; otherwise raise `pytest.UsageError` that lists the valid ones and the nearest."""
-    if value in valid:
-        return value
-    nearest = get_close_matches(value, valid, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    raise pytest.UsageError(f"{name} {value!r} is not valid{hint} Valid: {', '.join(valid)}{also}")
 
 
 def command_arguments(options: Options, *, base: Path) -> list[str]:
@@ -239,45 +233,6 @@ def _under_test(config: pytest.Config) -> tuple[Door, str]:
     return "decoder", DEFAULT_DECODER
 
 
-def _directory(name: str, value: str | None, base: Path) -> Path | None:
-    if value is None:
-        return None
-    if not (base / value).is_dir():
-        raise pytest.UsageError(f"{name} {value!r} is not a directory; give a checkpoint directory")
-    return (base / value).resolve()
-
-
-def _file(name: str, value: str | None, base: Path, *, hint: str) -> Path | None:
-    if value is None:
-        return None
-    if not (base / value).is_file():
-        raise pytest.UsageError(f"{name} {value!r} is not a file; {hint}")
-    return (base / value).resolve()
-
-
-def _engine_options(given: Sequence[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for each in given:
-        key, equals, value = each.partition("=")
-        if not equals or not key:
-            raise pytest.UsageError(f"--engine {each!r} is not KEY=VALUE; write --engine method=ngram")
-        if key in options:
-            raise pytest.UsageError(f"--engine {each!r}: {key} is given already as {options[key]!r}; give it once")
-        options[key] = value
-    return options
-
-
-def _url(name: str, value: str | None) -> str | None:
-    if value is None:
-        return None
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise pytest.UsageError(
-            f"{name} {value!r} is no URL; write the server's address, such as http://localhost:8000"
-        )
-    return value.rstrip("/")
-
-
 def _refuse_engine_options(options: Options) -> None:
     """Options of engines where no engine is judged would be ignored silently."""
     if options.door == "engine":
@@ -290,24 +245,6 @@ def _refuse_engine_options(options: Options) -> None:
             raise pytest.UsageError(
                 f"--{name.replace('_', '-')} is an option of engines, and {options.decoder!r} is none; leave it out"
             )
-
-
-def _false_alarm(value: str | None) -> float:
-    if value is None:
-        return DEFAULT_FALSE_ALARM
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < 1:
-        raise pytest.UsageError(f"--false-alarm {value!r} must be a probability between 0 and 1, such as 1e-6")
-    return number
-
-
-def _seed(value: str) -> int:
-    if not value.isdecimal() or int(value) >= 2**63:
-        raise pytest.UsageError(f"--seed {value!r} must be a whole number from 0 to 2**63 - 1")
-    return int(value)
 
 
 def _has_cuda() -> bool:

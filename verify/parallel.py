@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from verify.options import Options, choose, seed_text, worker_id
+from verify.options import Options, seed_text, worker_id
+from verify.values import choose
 
 SEED = "verify_seed"
 # Not `each`, which judges twice, nor those by scope, file and group: they run again and again what ended its worker.

@@ -129,7 +129,8 @@ class Capabilities:
     with a draft of `ModelPair.draft`, which lets the suite compare acceptance with theory; designs with another rule are
     lossless too and leave it out. `draft_model` says that drafts come from `ModelPair.draft`. `scheduled` says that fewer
     drafts than were asked for may be verified, as confidence or load decide. `recurrent_targets` says that a target may have a
-    state that cannot be cropped (linear attention, state space); its answers are then judged like any other's.
+    state that cannot be cropped (linear attention, state space); its answers are then judged like any other's. `seeded_at_start`
+    says that a new decoder begins with one documented seed, so that requests without a seed repeat from start to start.
     """
 
     greedy: bool = False
@@ -150,6 +151,7 @@ class Capabilities:
     mixed_sampling: bool = False
     seeds: bool = False
     seeds_per_request: bool = False
+    seeded_at_start: bool = False
     zero_draft_tokens: bool = False
     draft_model: bool = False
     draft_vocab_mismatch: bool = False

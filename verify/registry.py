@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 import pytest
 
 from verify.declared import CHECKOUT, known_decoders, known_engines, known_families
-from verify.options import choose
+from verify.values import choose
 
 if TYPE_CHECKING:
     from verify.protocol import Decoder, ModelPair

@@ -118,6 +118,24 @@ def test_greedy_without_a_croppable_cache(tiny: Tiny) -> None:
         assert list(generation.token_ids) == plain(target, prompt, 12)
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])  # learned positions raise beyond the limit, rotary ones do not
+def test_a_draft_with_a_shorter_context(tiny: Tiny, kind: str) -> None:
+    target = tiny("llama")
+    shorter = {"n_positions": 12} if kind == "gpt2" else {"max_position_embeddings": 12}
+    decoder = SpeculativeDecoder(target, ModelDrafter(tiny(kind, **shorter)))
+    prompts = [
+        *PROMPTS,
+        PROMPTS[2] + (13, 14, 15, 16),
+        PROMPTS[2] * 2,
+    ]  # the last two fill the draft's context, and pass it
+    requests = [request(prompt, max_new_tokens=20, sampling=GREEDY) for prompt in prompts]
+    expected = [plain(target, prompt, 20) for prompt in prompts]
+    solo = [decoder.generate([each])[0] for each in requests]
+    assert [list(each.token_ids) for each in solo] == expected
+    assert [list(each.token_ids) for each in decoder.generate(requests)] == expected
+    assert [each.record.num_draft_tokens > 0 for each in solo] == [True, True, True, True, False]
+
+
 def test_ngram_greedy(tiny: Tiny) -> None:
     target = tiny("qwen3")
     requests = [request(prompt, max_new_tokens=40, sampling=GREEDY, num_draft_tokens=4) for prompt in PROMPTS]

@@ -58,6 +58,13 @@ def streams(rng: np.random.Generator) -> float:
     return float(randomness.largest_log_wealth(law, rng.choice(4, p=law, size=(1, 400)))[0])
 
 
+def repetition(rng: np.random.Generator) -> float:
+    """One output of 512 tokens of one law: the bet that it repeats itself at some lag."""
+    law = _law(rng, 64)
+    token_ids = rng.choice(64, p=law, size=512)
+    return randomness.largest_log_wealth_of_lags(law[token_ids], token_ids)
+
+
 def two_samples(rng: np.random.Generator) -> float:
     """Outputs of one law under two names, 8 of each of 8 prompts: the bet on which is which."""
     table = np.array([_law(rng, 12) for _ in range(12)])
@@ -96,6 +103,7 @@ OTHER_BETS: dict[str, Callable[[np.random.Generator], float]] = {
     "streams are independent": streams,
     "two samples": two_samples,
     "counts (kernel door)": counts,
+    "streams do not repeat": repetition,
 }
 
 

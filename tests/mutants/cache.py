@@ -1,20 +1,25 @@
 """Planted bugs of what a model has read: rollback of the cache (KV), positions (POS), leftovers of another call."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dspark.cache import BatchContext
+from dspark.cache import BatchContext, _gather_slots
 from dspark.causal_model import CausalModel, Reading
 from dspark.decoder import Batch, _rounds
+from dspark.drafters.model import ModelDraftSession
+from dspark.drafters.protocol import Proposal
 from tests.mutants.mutant import ROLLBACK, Mutant
 
 STATE = ("greedy identity", "greedy controls", "rollback", "exact law")
 BOUNDARY = 24
 FAR = 512
 prefill = Batch._prefill
+propose = Batch._propose
+gather_slots = _gather_slots
 
 
 class EmptiedAfterDrafting(BatchContext):
@@ -122,6 +127,29 @@ def left_over_from_the_call_before(self: Batch) -> None:
     prefill(self)
 
 
+def drops_a_slot(states: Tensor, order: Tensor) -> Tensor:
+    """Where more than 128 slots are closed up the last of a page is read twice, and one is lost."""
+    if order.shape[1] > 128:
+        order = order.clone()
+        order[:, 128] = order[:, 127]
+    return gather_slots(states, order)
+
+
+def draft_without_a_limit(self: ModelDraftSession, wanted: int, num_tokens: int) -> int:
+    """As many drafts as are wanted, whether the draft has positions for them or not."""
+    return wanted
+
+
+def ends_with_the_draft(self: Batch, *arguments: Any) -> Proposal:
+    """A text that the draft cannot read to its end gets one token more, and no other."""
+    session: Any = self.session
+    limit = session.model.max_positions
+    for row in (self.rows[index] for index in self.running):
+        if limit is not None and len(row.token_ids) > limit:
+            row.request = replace(row.request, max_new_tokens=len(row.roles) + 1)  # type: ignore[type-var]
+    return propose(self, *arguments)
+
+
 def kv(row: str, source: str, mechanism: str, patches: dict[str, Any], **fields: Any) -> Mutant:
     """A bug of the state."""
     given: dict[str, Any] = {"family": row.split("-")[0], "check": ROLLBACK, "properties": STATE, **fields}
@@ -131,6 +159,10 @@ def kv(row: str, source: str, mechanism: str, patches: dict[str, Any], **fields:
 OPEN = "dspark.decoder.open_context"
 OPEN_DRAFT = "dspark.drafters.model.open_context"
 ACCEPTANCE = {"properties": ("draft = target accepts everything", "acceptance is 1 - TV")}
+OUTGROWN: dict[str, Any] = {
+    "check": "test_06_state.py::test_draft_with_a_shorter_context",
+    "properties": ("context limit",),
+}
 MUTANTS = (
     kv(
         "KV-1",
@@ -170,6 +202,14 @@ MUTANTS = (
     kv("KV-15b", "derived", "the cache is cropped to accepted: the last accepted is lost", {OPEN: KeepsOneTooFew}),
     kv("KV-15c", "derived", "cropping by minus zero tokens empties the cache", {OPEN: EmptiedByMinusZero}),
     kv(
+        "KV-15e",
+        "derived",
+        "closing the holes of a ragged batch loses a slot where more than 128 are left",
+        {"dspark.cache._gather_slots": drops_a_slot},
+        check="test_03_sampled_law.py::test_long_texts",
+        properties=("sampled law of long texts",),
+    ),
+    kv(
         "POS-2",
         "https://github.com/sgl-project/sglang/pull/25015",
         "draft positions are one too far: lossless, but acceptance falls",
@@ -184,6 +224,20 @@ MUTANTS = (
         {OPEN_DRAFT: at(lambda positions, _: positions.clamp(max=BOUNDARY))},
         check="test_10_acceptance.py::test_acceptance_rate[close]",
         **ACCEPTANCE,
+    ),
+    kv(
+        "EDGE-3a",
+        "https://github.com/vllm-project/vllm/pull/24662",
+        "the draft reads on where its own context, shorter than the target's, has ended",
+        {"dspark.drafters.model.ModelDraftSession._affordable": draft_without_a_limit},
+        **OUTGROWN,
+    ),
+    kv(
+        "EDGE-3b",
+        "https://github.com/vllm-project/vllm/pull/24662",
+        "a text that outgrows the draft's context ends there",
+        {"dspark.decoder.Batch._propose": ends_with_the_draft},
+        **OUTGROWN,
     ),
     kv(
         "EDGE-7",

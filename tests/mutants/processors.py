@@ -136,6 +136,21 @@ def twice_without_drafts(self: Processors, scores: Tensor) -> Tensor:
     return law(self, scores / self._temperature if plain else scores)
 
 
+def history_of_the_last_128(self: Processors, token_ids: Sequence[Sequence[int]]) -> History:
+    """The buffer of the history has 128 places: what is older counts for no penalty."""
+    whole = history(self, token_ids)
+
+    def counts(kept: Sequence[Sequence[int]]) -> Tensor:
+        return torch.stack([torch.tensor(ids).long().bincount(minlength=self.vocab_size) for ids in kept])
+
+    outputs = [ids[len(ids) - min(128, num) :] for ids, num in zip(token_ids, whole.num_output_tokens, strict=True)]
+    return replace(
+        whole,
+        in_text=None if whole.in_text is None else counts([ids[-128:] for ids in token_ids]) > 0,
+        output_counts=None if whole.output_counts is None else counts(outputs).to(self.dtype),
+    )
+
+
 def logp(row: str, source: str, mechanism: str, patches: dict[str, Any], *diagnosis: str, **fields: Any) -> Mutant:
     """A bug of the processors; patches are of methods of `Processors` unless they say otherwise."""
     full = {name if "." in name else f"dspark.sampling.Processors.{name}": value for name, value in patches.items()}
@@ -227,6 +242,14 @@ MUTANTS = (
         {"law": twice_without_drafts},
         check="test_02_exact_law.py::test_rounds[no draft tokens]",
         properties=(*LAW, "exact law"),
+    ),
+    logp(
+        "LOGP-f",
+        "derived",
+        "the history of the penalties holds the last 128 tokens only",
+        {"history": history_of_the_last_128},
+        check="test_03_sampled_law.py::test_long_texts",
+        properties=("sampled law of long texts",),
     ),
     logp(
         "LOGP-12",

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dspark.conformance import make_decoder
 from dspark.randomness import RoundUniforms, round_uniforms, uniform_source
 from dspark.sampling import draw
 from dspark.verification import Verification, verify_block
 from tests.mutants.acceptance import LAW
-from tests.mutants.mutant import BATCH, EXACT, Mutant
+from tests.mutants.mutant import BATCH, EXACT, Mutant, PatchedDecoder
 
 
 def coins_of_the_first_row(*arguments: Any, **keywords: Any) -> RoundUniforms:
@@ -73,6 +74,39 @@ def one_number_per_round(*arguments: Any, **keywords: Any) -> RoundUniforms:
     """Threads do not wait for each other: draft k + 1 is drawn with the number of draft k."""
     uniforms = round_uniforms(*arguments, **keywords)
     return RoundUniforms(uniforms.draft[:, :1].expand_as(uniforms.draft), uniforms.accept, uniforms.final)
+
+
+def seeded_at_start(models: Any) -> Any:
+    """A decoder whose requests without a seed share a generator, which begins at 0."""
+    generator = torch.Generator().manual_seed(0)
+
+    def source(seed: int | None) -> torch.Generator:
+        return generator if seed is None else uniform_source(seed)
+
+    return PatchedDecoder(make_decoder, {"dspark.decoder.uniform_source": source}, models)
+
+
+class ShortStream(torch.Generator):
+    """A generator that knows where it began."""
+
+    num_rounds = 0
+    start: Tensor
+
+
+def short_stream(seed: int | None) -> ShortStream:
+    """The request's own generator, and where it began."""
+    source = ShortStream()
+    source.start = uniform_source(seed).get_state()
+    return source
+
+
+def again_after_128_rounds(sources: Sequence[ShortStream], *arguments: Any, **keywords: Any) -> RoundUniforms:
+    """The counter of the rounds has 7 bits."""
+    for source in sources:
+        if source.num_rounds % 128 == 0:
+            source.set_state(source.start)
+        source.num_rounds += 1
+    return round_uniforms(sources, *arguments, **keywords)
 
 
 class Unseeded(torch.Generator):
@@ -195,6 +229,25 @@ MUTANTS = (
         "test_03_sampled_law.py::test_tables[table-v16-close-sharp1.5-seed301]",
         also={ROUND: another_sampler_without_seed},
         diagnosis=("coin_of_the_draft",),
+    ),
+    Mutant(
+        id="RNG-4d",
+        family="RNG",
+        source=f"{TRT}/pull/17599",
+        mechanism="the generator of requests without a seed is seeded with a constant when the decoder is made",
+        make=seeded_at_start,
+        check="test_08_randomness.py::test_fresh_decoders_differ",
+        properties=("streams differ",),
+    ),
+    rng(
+        "RNG-b",
+        "derived",
+        "the counter behind a stream overflows: after 128 rounds its numbers come again",
+        SOURCE,
+        short_stream,
+        "test_08_randomness.py::test_long_streams",
+        properties=("streams do not repeat",),
+        also={ROUND: again_after_128_rounds},
     ),
     rng(
         "RNG-11",

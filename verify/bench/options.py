@@ -9,7 +9,8 @@ import pytest
 
 from fixtures.expansion.shapes import COSTS
 from verify.bench.contestant import PLAIN
-from verify.options import Options, choose, read_options
+from verify.options import Options, read_options
+from verify.values import choose
 
 DEFAULT_CONCURRENCY = (1, 4, 16, 64)
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from scipy.stats import poisson
 
-from verify.checks.log_audit import Audit, request_key
+from verify.checks.log_audit import Audit, by_rounding, request_key
 from verify.checks.log_contract import drafts_of, speculation_shown
 from verify.checks.logprobs import true_logprobs
 from verify.engines.campaign import Answers
@@ -22,8 +21,6 @@ from verify.subject import describe
 SHOWN = 5
 # Without speculation, an engine whose log-probabilities are further from the target's than this runs another model.
 OTHER_MODEL_NATS = 0.25
-# So unlikely that rounding made so many seeded outputs part, and it did not: below any share of a budget.
-BY_ROUNDING = 1e-9
 
 
 def judge_answered(answers: Sequence[Answers]) -> Finding:
@@ -96,8 +93,8 @@ def judge_same_outputs(first: Answers, second: Answers, *, audit: Audit, claim: 
             parted.append((request, position, ours, theirs))
     if parted:
         request, position, ours, theirs = parted[0]
-        moved = audit.noise.moved_tokens(same_tokens, vocab_size=audit.subject.models.vocab_size)
-        explained = float(poisson.sf(len(parted) - 1, moved)) > BY_ROUNDING
+        moved = audit.moved_tokens(same_tokens)
+        explained = by_rounding(len(parted), moved)
         return Finding(
             verdict=Verdict.INCONCLUSIVE if explained else Verdict.FAIL,
             evidence=Evidence.CONTRACT,

@@ -175,7 +175,8 @@ def _candidates(subject: Subject, each: Observed, rows: Tensor) -> dict[str, Ten
         began = starts(each.rounds, len(token_ids))
         for name, law in history_alternatives(rows, each.request, token_ids, began).items():
             choices[name] = law.argmax(-1)
-    if subject.capabilities.draft_model:
+    num_read = len(each.request.prompt_token_ids) + len(token_ids) - 1
+    if subject.capabilities.draft_model and subject.draft_reference.has_room(num_read):
         draft_rows = subject.draft_reference.logits(each.request, token_ids)
         choices["acceptance_too_generous"] = processed_logits(draft_rows, each.request, token_ids).argmax(-1)
     return {name: choice.to(torch.int64).cpu() for name, choice in choices.items()}

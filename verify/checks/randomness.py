@@ -1,18 +1,19 @@
 """Randomness: seeds reproduce, and different streams are independent."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 
 from verify.betting.evidence import Floats, Ints
 from verify.greedy.controls import first_divergence
-from verify.protocol import Request
+from verify.protocol import Generation, Request
 from verify.results import Evidence, Finding, Verdict
-from verify.scoring import score
+from verify.scoring import array, score
 from verify.subject import Observed, Subject, describe
 
 REPEATS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -71,7 +72,29 @@ def judge_distinct(
                 subject.generate([earlier])
             answers += subject.generate([each])
         one, two = answers
-    laws = subject.reference.laws(first, one.token_ids)
+    return _distinct(
+        subject, first, one, two, alpha=alpha, diagnosis="streams are shared or reseeded with a constant (RNG)"
+    )
+
+
+def judge_distinct_decoders(make: Callable[[], Subject], request: Request, *, alpha: float) -> Finding:
+    """Decoders that `make` builds one after the other, each asked when it is new, do not begin with the same stream.
+
+    A constant that is set when a module is imported, once a process, is not seen.
+    """
+    subject = make()
+    answers = [each.generate([request])[0] for each in (subject, make())]
+    diagnosis = (
+        "every decoder is seeded with one constant when it is made (RNG), so all servers give the same outputs; claim "
+        "`seeded_at_start` where that is documented"
+    )
+    return _distinct(subject, request, *answers, alpha=alpha, diagnosis=diagnosis)
+
+
+def _distinct(
+    subject: Subject, request: Request, one: Generation, two: Generation, *, alpha: float, diagnosis: str
+) -> Finding:
+    laws = subject.reference.laws(request, one.token_ids)
     # Given `one`, an independent second stream repeats it with the probability of `one` itself.
     chance = laws[torch.arange(len(one.token_ids)), list(one.token_ids)].log().sum().exp().item()
     same = list(one.token_ids) == list(two.token_ids)
@@ -89,8 +112,8 @@ def judge_distinct(
         false_alarm=alpha,
         smallest_visible=1.0,
         smallest_visible_unit="shared stream",
-        diagnosis="streams are shared or reseeded with a constant (RNG)" if verdict is Verdict.FAIL else "",
-        details={"request": describe(first), "chance": chance},
+        diagnosis=diagnosis if verdict is Verdict.FAIL else "",
+        details={"request": describe(request), "chance": chance},
     )
 
 
@@ -120,6 +143,69 @@ def judge_independent_streams(subject: Subject, answers: Sequence[Observed], *, 
         diagnosis="streams of different seeds are correlated (RNG)" if failed else "",
         details={"log10_wealth": largest / math.log(10)},
     )
+
+
+def judge_no_repetition(subject: Subject, requests: Sequence[Request], *, alpha: float) -> Finding:
+    """A stream of random numbers does not begin again within an output. Give a target with one law everywhere.
+
+    There the same numbers are the same tokens. For every lag a bettor stakes half of its wealth on the token that stood so far
+    before, which is a martingale under the target's law whatever came before; what counts is their mean.
+    """
+    each_alpha = alpha / len(requests)
+    largest, law = 0.0, np.ones(1)
+    for request in requests:
+        token_ids = list(subject.generate([request])[0].token_ids)
+        laws = array(subject.reference.laws(request, token_ids))  # [N, V]
+        law = laws[0]
+        largest = max(
+            largest, largest_log_wealth_of_lags(laws[np.arange(len(token_ids)), token_ids], np.array(token_ids))
+        )
+    length = min(request.max_new_tokens for request in requests)
+    failed = largest >= -math.log(each_alpha)
+    visible = smallest_visible_repetition(law, num_tokens=length, alpha=each_alpha)
+    passed = Verdict.PASS if visible else Verdict.INCONCLUSIVE
+    return Finding(
+        verdict=Verdict.FAIL if failed else passed,
+        evidence=Evidence.BETTING,
+        reason=f"{len(requests)} outputs of {length} tokens: a bet that one repeats itself grew to "
+        f"10^{largest / math.log(10):.1f} (alarm at 10^{-math.log10(each_alpha):.1f})"
+        f"{'' if visible else '; too few tokens to see even that the second half is the first'}",
+        observations=len(requests) * length,
+        false_alarm=alpha,
+        smallest_visible=visible,
+        smallest_visible_unit="share of an output's second half that repeats its first",
+        diagnosis="the stream of random numbers begins again within the output (RNG)" if failed else "",
+        details={"log10_wealth": largest / math.log(10)},
+    )
+
+
+def largest_log_wealth_of_lags(probs: Floats, token_ids: Ints) -> float:
+    """The largest mean wealth of the bets on every lag, in nats, for emitted tokens [N] of target probabilities `probs` [N]."""
+    num_tokens = len(token_ids)
+    log_wealth = np.zeros(num_tokens)  # [lag - 1]
+    largest = 0.0
+    for now in range(1, num_tokens):
+        if probs[now] > 0:  # a support violation is judged elsewhere
+            same = token_ids[:now][::-1] == token_ids[now]
+            log_wealth[:now] += np.log(0.5 + 0.5 * same / probs[now])
+            largest = max(largest, float(logsumexp(log_wealth)) - math.log(num_tokens))
+    return largest
+
+
+def smallest_visible_repetition(law: Floats, *, num_tokens: int, alpha: float) -> float | None:
+    """The smallest of `REPEATS` that the bet on the right lag alone sees in 97% of `NUM_SIMULATED` runs; None where none is.
+
+    Simulated: with that probability a token of the second half is that of the first, else it is drawn from `law` [V].
+    """
+    rng = np.random.default_rng(0)
+    first, drawn = rng.choice(law.size, p=law / law.sum(), size=(2, NUM_SIMULATED, num_tokens // 2))
+    coins = rng.random(first.shape)
+    for share in REPEATS:
+        same = (coins < share) | (drawn == first)
+        log_wealth = np.log(0.5 + 0.5 * same / law[np.where(same, first, drawn)]).sum(1)
+        if (log_wealth >= math.log(num_tokens / alpha)).mean() >= 0.97:
+            return share
+    return None
 
 
 def largest_log_wealth(law: Floats, tokens: Ints) -> Floats:

@@ -1,12 +1,25 @@
 """Streaming: the chunks are the output, and closing a stream leaves no trace."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from verify.judge import ContractViolation
 from verify.protocol import Generation, Request
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import Subject, describe
+
+
+def collected(stream: Iterable[Sequence[int]], *, max_chunks: int | None = None) -> list[int]:
+    """The tokens of a stream, which is closed after `max_chunks` where that is given."""
+    token_ids: list[int] = []
+    for num_chunks, chunk in enumerate(stream, start=1):
+        token_ids.extend(map(int, chunk))
+        if num_chunks == max_chunks:
+            close = getattr(stream, "close", None)
+            if close is not None:
+                close()
+            break
+    return token_ids
 
 
 class Streamed:
@@ -20,29 +33,20 @@ class Streamed:
         """Each request streamed to its end."""
         answers = []
         for request in requests:
-            token_ids = [int(token_id) for chunk in self._stream(request) for token_id in chunk]
+            token_ids = collected(self._stream(request))
             stopped = bool(token_ids) and token_ids[-1] in request.stop_token_ids
             answers.append(Generation(token_ids=token_ids, finish_reason="stop" if stopped else "length"))
         return answers
 
 
 def streamed(subject: Subject, request: Request, *, max_chunks: int | None = None) -> list[int]:
-    """The tokens of a stream; closed after `max_chunks` where that is given."""
-    token_ids: list[int] = []
+    """What `collected` gives of a new stream; a decoder that raises is a contract violation."""
     try:
-        stream = subject.decoder.stream(request)
-        for index, chunk in enumerate(stream):
-            token_ids.extend(int(token_id) for token_id in chunk)
-            if max_chunks is not None and index + 1 >= max_chunks:
-                close = getattr(stream, "close", None)
-                if close is not None:
-                    close()
-                break
+        return collected(subject.decoder.stream(request), max_chunks=max_chunks)
     except Exception as error:
         raise ContractViolation(
             f"stream raised {type(error).__name__}: {error}", details={"request": describe(request)}
         ) from error
-    return token_ids
 
 
 def judge_stream(subject: Subject, requests: Sequence[Request]) -> Finding:

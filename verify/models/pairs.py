@@ -5,6 +5,7 @@ A synthetic pair is two `TableLM`s. The target's rows are random and differ by c
 changes all later rows.
 """
 
+import copy
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -38,7 +39,8 @@ class TableSpec:
 
     `zeros` is the share of each target row that has probability 0 (never the whole row); the draft keeps mass there, and
     token 0 stays possible. `sharpness` scales the random logits. `ties` rounds logits to a grid so that arg max ties occur.
-    `recurrent`: the target has a recurrent state beside its cache; the draft has none.
+    `recurrent`: the target has a recurrent state beside its cache; the draft has none. `draft_max_positions` None: the
+    draft's context is as long as the target's; else it has a shorter one, and raises beyond it.
     """
 
     vocab_size: int
@@ -51,6 +53,7 @@ class TableSpec:
     zeros: float = 0.0
     ties: bool = False
     max_positions: int = 256
+    draft_max_positions: int | None = None
     recurrent: bool = False
 
     @property
@@ -109,13 +112,14 @@ def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, fol
     """Build both table models of a spec on the device."""
     target_probs = target_probs_of(spec)
 
-    def build(probs: Tensor, kind: type[TableLM] = TableLM) -> PreTrainedModel:
+    def build(probs: Tensor, kind: type[TableLM] = TableLM, *, max_positions: int | None = None) -> PreTrainedModel:
         model = kind.from_probs(
             probs,
             history=spec.history,
             window=spec.window,
             dtype=dtype,
-            max_position_embeddings=spec.max_positions,
+            max_position_embeddings=max_positions or spec.max_positions,
+            bounded=max_positions is not None,
         )
         torch.nn.Module.to(model, device)
         return model
@@ -123,7 +127,7 @@ def table_pair(spec: TableSpec, *, device: torch.device, dtype: torch.dtype, fol
     return ModelPair(
         name=spec.name,
         target=build(target_probs, RecurrentTableLM if spec.recurrent else TableLM),
-        draft=build(draft_probs_of(spec, target_probs)),
+        draft=build(draft_probs_of(spec, target_probs), max_positions=spec.draft_max_positions),
         vocab_size=spec.vocab_size,
         device=device,
         dtype=dtype,
@@ -165,6 +169,24 @@ def checkpoint_pair(
         _target_dir=target_dir,
         _draft_dir=draft_dir,
     )
+
+
+@torch.no_grad()
+def near(model: PreTrainedModel, *, distance: float = 0.3) -> PreTrainedModel:
+    """A copy that is often right: with noise in its weights, as much as moves its laws by `distance` (TV, on random text)."""
+    copied = copy.deepcopy(model)
+    generator = torch.Generator(model.device).manual_seed(0)
+    vocab_size = int(model.config.get_text_config().vocab_size)
+    text = torch.randint(vocab_size, (2, 64), generator=generator, device=model.device)
+    laws = forward_logits(model, text).double().softmax(-1)
+    for _ in range(50):
+        for weight in copied.parameters():
+            if weight.is_floating_point():
+                noise = torch.randn(weight.shape, generator=generator, device=weight.device, dtype=torch.float32)
+                weight.mul_(1 + 0.1 * noise.to(weight.dtype))
+        if (forward_logits(copied, text).double().softmax(-1) - laws).abs().sum(-1).mean() / 2 >= distance:
+            break
+    return copied
 
 
 def _load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:

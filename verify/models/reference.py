@@ -18,7 +18,13 @@ class Reference:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.vocab_size = int(model.config.get_text_config().vocab_size)
+        config = model.config.get_text_config()
+        self.vocab_size = int(config.vocab_size)
+        self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
+
+    def has_room(self, num_tokens: int) -> bool:
+        """Whether the model can read so many tokens."""
+        return self.max_positions is None or num_tokens <= self.max_positions
 
     def logits(self, request: Request, output: Sequence[int]) -> Tensor:
         """The model's rows at every output position, `[len(output), V]`, in the model's own dtype."""

@@ -46,6 +46,7 @@ class TableConfig(PreTrainedConfig):
     history: str = "full"
     window: int = 0
     max_position_embeddings: int = 4096
+    bounded: bool = False
     hidden_size: int = _BYTES
     head_dim: int = _BYTES
     num_hidden_layers: int = 1
@@ -64,7 +65,8 @@ class TableLM(PreTrainedModel, GenerationMixin):
     One layer, one head, a real cache. With history "full" the row depends on every (token, position) entry that the query
     sees; with "window" on the last `window` tokens by their distance from the query, so contexts repeat. A stale, missing,
     duplicated or misplaced entry therefore changes the logits. A query sees the slots up to its own, less those that the
-    mask hides; a 4D mask decides alone.
+    mask hides; a 4D mask decides alone. In a `bounded` model a position beyond the context limit raises IndexError, as a table of
+    learned positions does (on the CPU only: elsewhere to look would mean to wait for the device).
     """
 
     config_class = TableConfig
@@ -80,6 +82,7 @@ class TableLM(PreTrainedModel, GenerationMixin):
             )
         # Reading an attribute of the library's config costs more than hashing a token.
         self.num_rows, self.window = config.num_rows, config.window
+        self.num_positions = config.max_position_embeddings if config.bounded else None
         self.logits_table = nn.Parameter(torch.zeros(config.num_rows, config.vocab_size), requires_grad=False)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -92,6 +95,7 @@ class TableLM(PreTrainedModel, GenerationMixin):
         window: int = 0,
         dtype: torch.dtype = torch.float64,
         max_position_embeddings: int = 4096,
+        bounded: bool = False,
         eos_token_id: int | None = None,
     ) -> "TableLM":
         """Build a model from rows of probabilities [num_rows, V]; raises ValueError unless each row is a law."""
@@ -108,6 +112,7 @@ class TableLM(PreTrainedModel, GenerationMixin):
             history=history,
             window=window,
             max_position_embeddings=max_position_embeddings,
+            bounded=bounded,
             eos_token_id=eos_token_id,
             pad_token_id=eos_token_id,
         )
@@ -176,6 +181,10 @@ class TableLM(PreTrainedModel, GenerationMixin):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put the new slots [B, T] into the cache; keys and values of all its slots as words [B, L], and the keys as they are."""
         with torch._C.DisableTorchFunction():
+            if self.num_positions is not None and not positions.is_cuda:
+                last = int(positions.max())
+                if last >= self.num_positions:
+                    raise IndexError(f"position {last} is beyond the model's {self.num_positions} positions")
             codes = input_ids + ((positions & _FIELD_MASK) << _FIELD_BITS) + _MARK  # [B, T]
             if cache is None:
                 return codes, _mix(codes), None

@@ -45,6 +45,8 @@ def header(
     models = f"target {options.target}" if options.target else "the suite's own"
     if options.draft:
         models += f", draft {options.draft}"
+    elif options.derives_draft:
+        models += ", draft the same with noise in its weights (no --draft)"
     spent = f"{options.false_alarm:g}, "
     if budget.num_statistical:
         spent += (

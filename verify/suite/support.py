@@ -1,6 +1,7 @@
 """What the chapters share: subjects per pair, prompts, requests, and the sizes that a profile asks for."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from transformers import AutoTokenizer
 from verify.coverage import Coverage
 from verify.greedy.noise import NoiseFloor, measure_noise_floor
 from verify.judge import ContractViolation, Judge
-from verify.models.pairs import TableSpec, checkpoint_pair, table_pair
+from verify.models.pairs import TableSpec, checkpoint_pair, near, table_pair
 from verify.models.reference import Reference
 from verify.options import Options
 from verify.protocol import ModelPair, Request, SamplingParams
@@ -63,15 +64,20 @@ def table_subject(judge: Judge, spec: TableSpec, *, dtype: torch.dtype = torch.f
 
 def load_trained_pair(options: Options) -> ModelPair:
     """The pair given by --target and --draft, or the fixture pair; ValueError where it cannot serve."""
-    undrafted = options.door == "generations" and options.draft is None
-    return checkpoint_pair(
-        options.target or FIXTURES / "target",
-        None if undrafted else options.draft or options.target or FIXTURES / "draft",
+    target_dir = options.target or FIXTURES / "target"
+    draft_dir = options.draft or (None if options.target else FIXTURES / "draft")
+    if draft_dir is None and options.door == "engine":
+        draft_dir = target_dir  # its settings name one, whether it drafts with a model or not
+    pair = checkpoint_pair(
+        target_dir,
+        draft_dir,
         device=torch.device(options.device),
         dtype=DTYPES[options.dtype],
         folder=options.models_folder,
         name="given-pair" if options.target else "fixture-pair",
     )
+    # A draft that is the target is never rejected, so that half of what is to be judged would not happen.
+    return replace(pair, draft=near(pair.target)) if options.derives_draft else pair
 
 
 def trained_pair(judge: Judge) -> ModelPair:

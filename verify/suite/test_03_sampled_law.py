@@ -1,12 +1,13 @@
 """Chapter 3: sampled output follows the target's law, by betting; any vocabulary, any number of rounds."""
 
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from itertools import cycle, pairwise
 from typing import Any
 
 import pytest
 
 from verify.betting.evidence import TokenEvidence
-from verify.checks.sampled_law import in_turn, judge_sampled_law
+from verify.checks.sampled_law import in_turn, judge_sampled_law, seeded
 from verify.coverage import Coverage, rejections_and_full_acceptance
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
@@ -14,6 +15,7 @@ from verify.results import Evidence
 from verify.scoring import rows
 from verify.subject import Observed
 from verify.suite.support import (
+    claimed_of,
     noise_tolerance,
     prompts,
     request,
@@ -31,6 +33,14 @@ SPECS = (
     TableSpec(vocab_size=4099, relation=Relation.CLOSE, seed=305, num_rows=64, sharpness=2.5),
 )
 BASE = TableSpec(vocab_size=24, relation=Relation.CLOSE, seed=306, num_rows=4096, sharpness=1.5)
+LONG = TableSpec(vocab_size=192, relation=Relation.CLOSE, seed=307, num_rows=4096, sharpness=1.5, max_positions=512)
+LONG_LENGTH = 320
+LATE = 128  # the first tokens are judged by the other checks
+PENALTIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"repetition_penalty": 2.0},
+    {"frequency_penalty": 3.0},
+)
 PROCESSORS: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.6},
     "top_k": {"top_k": 6, "temperature": 1.4},
@@ -71,6 +81,30 @@ def test_processors(judge: Judge, name: str) -> None:
     ]
     subject.require_for(asked[0])
     judge.conclude(judge_sampled_law(subject, in_turn(subject, asked), alpha=judge.alpha, coverage=Coverage()))
+
+
+@check(chapter=3, property="sampled law of long texts", evidence=Evidence.BETTING, minimum_profile="default")
+def test_long_texts(judge: Judge) -> None:
+    """The tokens behind the first 128: histories, caches and streams that end, wrap or are tidied up there; also in a batch."""
+    subject = table_subject(judge, LONG)
+    subject.require("sampled")
+    claimed = claimed_of(subject, PENALTIES)
+    first, *others = prompts(judge, 1 + len(PENALTIES), vocab_size=LONG.vocab_size, lengths=(8,))
+    alone = [
+        request(prompt, max_new_tokens=LONG_LENGTH, **each)
+        for prompt, each in zip(others, cycle(claimed), strict=False)
+    ]
+    ragged = [request(first * (1 + 4 * row), max_new_tokens=LONG_LENGTH // 2**row, **claimed[-1]) for row in range(3)]
+
+    def answers() -> Iterator[Sequence[Observed]]:
+        if subject.capabilities.batch:
+            yield subject.generate_together(seeded(subject, ragged))
+        yield from ([subject.generate_one(each)] for each in seeded(subject, alone))
+
+    def late(_: Observed, evidence: TokenEvidence) -> TokenEvidence | None:
+        return rows(evidence, range(LATE, evidence.num_tokens))
+
+    judge.conclude(judge_sampled_law(subject, answers(), alpha=judge.alpha, coverage=Coverage(), select=late))
 
 
 @check(chapter=3, property="first token", evidence=Evidence.BETTING, minimum_profile="default")

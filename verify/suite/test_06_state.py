@@ -17,6 +17,9 @@ from verify.suite.support import PATIENCE, answered, answered_until, greedy, pro
 
 SPEC = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=601, num_rows=4096, sharpness=2.5)
 SHORT = TableSpec(vocab_size=48, relation=Relation.CLOSE, seed=602, num_rows=4096, sharpness=2.5, max_positions=24)
+SHORT_DRAFT = TableSpec(
+    vocab_size=48, relation=Relation.CLOSE, seed=604, num_rows=4096, sharpness=2.5, draft_max_positions=16
+)
 RECURRENT = TableSpec(vocab_size=4, relation=Relation.CLOSE, seed=606, num_rows=4096, sharpness=2.5, recurrent=True)
 LOOKUP = TableSpec(vocab_size=6, relation=Relation.CLOSE, seed=603, history="window", window=2, num_rows=36)
 
@@ -58,6 +61,24 @@ def test_context_limit(judge: Judge, distance: int) -> None:
     ]
     answers, coverage = answered(subject, asked)
     judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
+@check(chapter=6, property="context limit", evidence=Evidence.GREEDY)
+def test_draft_with_a_shorter_context(judge: Judge) -> None:
+    """Texts that outgrow the context of the draft, or begin beyond it: there it sees a window or proposes nothing."""
+    subject = table_subject(judge, SHORT_DRAFT)
+    subject.require("greedy", "draft_model")
+    asked = [
+        greedy(prompt, max_new_tokens=20 + index % 3, num_draft_tokens=4)
+        for index, prompt in enumerate(
+            prompts(judge, 6 * PATIENCE, vocab_size=SHORT_DRAFT.vocab_size, lengths=(1, 17, 5, 16, 15, 24))
+        )
+    ]
+    required = ("rejected at 0", "fully accepted")
+    answers, coverage = answered_until(subject, asked, required=required, at_least=6)
+    if subject.capabilities.batch:
+        answers += subject.generate_together(asked[:6])
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage, required_paths=required))
 
 
 @check(chapter=6, property="rounds without a draft", evidence=Evidence.GREEDY)

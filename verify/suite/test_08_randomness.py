@@ -1,12 +1,21 @@
 """Chapter 8: a seed fixes the output, and nothing else does; different streams are independent."""
 
-from verify.checks.randomness import judge_distinct, judge_independent_streams, judge_reproducible
-from verify.judge import Judge, check
+from verify.checks.randomness import (
+    judge_distinct,
+    judge_distinct_decoders,
+    judge_independent_streams,
+    judge_no_repetition,
+    judge_reproducible,
+)
+from verify.judge import Judge, NotApplicable, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence
 from verify.suite.support import answered, prompts, request, scaled, table_subject
 
 SPEC = TableSpec(vocab_size=64, relation=Relation.CLOSE, seed=801, num_rows=4096)
+ONE_LAW = TableSpec(
+    vocab_size=64, relation=Relation.CLOSE, seed=803, num_rows=1, history="window", window=1, max_positions=1024
+)
 SMALL = TableSpec(vocab_size=4, relation=Relation.CLOSE, seed=802)
 
 
@@ -59,6 +68,27 @@ def test_batch_mates_differ(judge: Judge) -> None:
     (prompt,) = prompts(judge, 1, vocab_size=SPEC.vocab_size)
     asked = request(prompt, max_new_tokens=24)
     judge.conclude(judge_distinct(subject, asked, asked, alpha=judge.alpha, together=True))
+
+
+@check(chapter=8, property="streams differ", evidence=Evidence.BETTING)
+def test_fresh_decoders_differ(judge: Judge) -> None:
+    """Two decoders, made one after the other: making one sets no stream to a constant, unless that is claimed."""
+    subject = table_subject(judge, SPEC)
+    subject.require("sampled")
+    if subject.capabilities.seeded_at_start:
+        raise NotApplicable("seeded_at_start is claimed: without a seed, fresh decoders are meant to repeat each other")
+    asked = request(*prompts(judge, 1, vocab_size=SPEC.vocab_size), max_new_tokens=24)
+    judge.conclude(judge_distinct_decoders(lambda: table_subject(judge, SPEC), asked, alpha=judge.alpha))
+
+
+@check(chapter=8, property="streams do not repeat", evidence=Evidence.BETTING, minimum_profile="default")
+def test_long_streams(judge: Judge) -> None:
+    """A stream does not begin again after some hundred numbers or tokens: one law everywhere, so that it would show."""
+    subject = table_subject(judge, ONE_LAW)
+    subject.require("sampled")
+    seeds = (None, 0) if subject.capabilities.seeds else (None,)
+    asked = [request((1, 2), max_new_tokens=512, num_draft_tokens=2, seed=seed) for seed in seeds]
+    judge.conclude(judge_no_repetition(subject, asked, alpha=judge.alpha))
 
 
 @check(chapter=8, property="streams are independent", evidence=Evidence.BETTING, minimum_profile="default")

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import parse
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.generation.utils import _speculative_sampling
 
 from verify.adapters.transformers import AssistedGeneration, make_decoder, make_prompt_lookup_decoder
@@ -82,6 +82,25 @@ def test_a_residual_that_rounds_to_nothing_raises(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch, "rand_like", lambda like: torch.full_like(like, highest))
     with pytest.raises(RuntimeError, match="`nan` or element < 0"):
         _speculative_sampling(torch.tensor([[0]]), draft, 1, torch.cat([target, target], 1))
+
+
+def test_drafts_are_read_beyond_the_context() -> None:
+    """With learned positions: the assistant's own context is not asked for, and lookup forgets how little the target has left."""
+
+    def gpt2(num_positions: int) -> GPT2LMHeadModel:
+        config = GPT2Config(vocab_size=6, n_positions=num_positions, n_embd=8, n_layer=1, n_head=1, eos_token_id=None)
+        return GPT2LMHeadModel(config).eval()
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        target, short = gpt2(48), gpt2(24)
+    config = GenerationConfig(do_sample=False, max_new_tokens=40)
+    whole = {"inputs": torch.tensor([[1, 2, 3, 1, 2, 3, 1, 2]]), "generation_config": config}
+    assert target.generate(**whole).shape[1] == 48
+    with pytest.raises(IndexError):
+        target.generate(**whole, assistant_model=short)
+    with pytest.raises(IndexError):
+        target.generate(**whole, prompt_lookup_num_tokens=4)
 
 
 def test_prompt_lookup_drafts_nothing_from_the_draft_model(pair: ModelPair) -> None:

@@ -73,6 +73,17 @@ def test_cached_equals_uncached(model: TableLM, cuts: tuple[int, ...]) -> None:
     assert torch.equal(torch.cat(pieces, dim=1), forward_logits(model, token_ids))
 
 
+def test_a_bounded_context_has_no_position_beyond_its_limit(model: TableLM) -> None:
+    probs = model.logits_table.softmax(-1)
+    bounded = TableLM.from_probs(probs, max_position_embeddings=6, bounded=True)
+    token_ids = text(2, 7)
+    cache = new_cache(bounded)
+    forward_logits(bounded, token_ids[:, :6], cache=cache)
+    with pytest.raises(IndexError, match="position 6 is beyond the model's 6 positions"):
+        forward_logits(bounded, token_ids[:, 6:], cache=cache)
+    forward_logits(TableLM.from_probs(probs, max_position_embeddings=6), token_ids)
+
+
 def test_rollback_equals_never_having_drafted(model: TableLM) -> None:
     token_ids = text(1, 9)
     cache = new_cache(model)
