@@ -12,6 +12,7 @@ from dspark.calibration import Calibration
 from dspark.checkpoints import DrafterNetwork, load_network, weights_sha256
 from dspark.drafters.dspark import DSparkDrafter
 from dspark.drafters.eagle3 import Eagle3Drafter
+from dspark.lean.linear import pack
 from dspark.networks.config import DrafterConfig
 from dspark.networks.dspark import DSparkNetwork
 from dspark.networks.eagle3 import Eagle3Network
@@ -36,6 +37,7 @@ def load_drafter(
     that is of other weights, a warning where it is not for the `temperature` of decoding.
     """
     network = load_network(directory, target=target, device=device, dtype=dtype)
+    pack(network)
     calibration = None
     if calibrated and (directory / CALIBRATION).is_file():
         calibration = Calibration.load(directory)

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from dspark import Request, SamplingParams, SpeculativeDecoder
-from dspark.drafters.factory import Kind, random_drafter
+from dspark.checkpoints import load_network
+from dspark.drafters.factory import Kind, load_drafter, random_drafter
+from dspark.loading import default_drafter_dir, default_target_dir, load_model
 from tests.dspark.conftest import VOCAB_SIZE
 from verify import protocol
 from verify.exact.distance import total_variation
@@ -114,3 +117,19 @@ def test_random_weights_come_from_the_seed_alone(tiny: Tiny) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
     assert first.config.vocab_size == VOCAB_SIZE
+
+
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_a_loaded_drafter_multiplies_with_packed_weights(kind: Kind) -> None:
+    device, dtype = torch.device("cpu"), torch.float32
+    target = load_model(default_target_dir(), device=device, dtype=dtype)
+    directory = default_drafter_dir(kind)
+    plain = load_network(directory, target=target, device=device, dtype=dtype)
+    packed = load_drafter(directory, target=target, device=device, dtype=dtype).network
+    layers = [each for each in plain.named_modules() if isinstance(each[1], nn.Linear)]
+    assert layers
+    for name, layer in layers:
+        own = packed.get_submodule(name)
+        assert ("forward" in vars(own)) == (layer.bias is None)
+        states = torch.randn(2, 7, layer.in_features)
+        torch.testing.assert_close(own(states), layer(states))
