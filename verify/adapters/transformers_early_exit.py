@@ -31,7 +31,9 @@ class EarlyExitTable(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = nn.Module()  # what the library takes for the body, whose layers it counts down
         self.model.config = config
-        self.rows = nn.ModuleList([models.draft, models.target])
+        draft: Any = copy.copy(models.draft)
+        draft.num_positions = None  # one model has one context
+        self.rows = nn.ModuleList([draft, models.target])
 
     def forward(
         self,

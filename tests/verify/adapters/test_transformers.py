@@ -12,6 +12,7 @@ from packaging.version import parse
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.generation.utils import _speculative_sampling
 
+from verify.adapters import transformers_early_exit
 from verify.adapters.transformers import AssistedGeneration, make_decoder, make_prompt_lookup_decoder
 from verify.models.observer import observed
 from verify.models.pairs import Relation, TableSpec, table_pair
@@ -116,3 +117,11 @@ def test_penalties_that_generate_lacks_are_refused(pair: ModelPair) -> None:
     request = Request(prompt_token_ids=(1,), max_new_tokens=2, sampling=SamplingParams(presence_penalty=1.0))
     with pytest.raises(NotImplementedError, match="presence or frequency"):
         make_decoder(pair).generate([request])
+
+
+def test_early_exit_has_the_context_of_its_target(tmp_path: Path) -> None:
+    spec = TableSpec(vocab_size=32, relation=Relation.CLOSE, seed=1003, num_rows=4096, draft_max_positions=8)
+    models = table_pair(spec, device=torch.device("cpu"), dtype=torch.float64, folder=tmp_path)
+    request = Request(prompt_token_ids=(9, 4), max_new_tokens=24, sampling=SamplingParams(temperature=0.0))
+    (generation,) = transformers_early_exit.make_decoder(models).generate([request])
+    assert len(generation.token_ids) == 24
