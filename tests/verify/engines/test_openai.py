@@ -20,6 +20,7 @@ from verify.checks.engine_streaming import judge_engine_streams
 from verify.engines.openai import OpenAIEngine, make_engine
 from verify.engines.protocol import EngineError, EngineSettings, Failure, NoControl
 from verify.engines.server.client import Client, Unanswered
+from verify.engines.server.dialects import Completions, joined
 from verify.judge import NotApplicable
 from verify.protocol import Generation, Request, SamplingParams
 from verify.results import Verdict
@@ -484,3 +485,26 @@ def test_the_fake_follows_its_law_unless_it_mixes_batches(opened: Any) -> None:
             counts[answer.token_ids[1]] += 1
         laws[concurrency] = counts / counts.sum()
     assert float((laws[1] - laws[8]).abs().sum() / 2) > 0.1
+
+
+def test_drafts_that_a_stop_cut_are_not_counted() -> None:
+    """vLLM's server counts a round's accepted drafts, also those past a limit or a stop token; found on a correct server."""
+    metrics = {
+        "num_spec_steps": 3,
+        "num_draft_tokens": 9,
+        "num_accepted_draft_tokens": 7,
+        "acceptance_histogram": [0, 1, 0, 2],
+        "per_step_accepted": [1, 3, 3],
+        "per_step_drafted": [3, 3, 3],
+    }
+    choice = {"index": 0, "token_ids": [5, 6, 7, 8, 9, 10, 11, 12], "finish_reason": "length"}
+    dialect = Completions(model="any", extended=True)
+    pieces = dialect.pieces({"choices": [choice], "metrics": {"speculative_decoding": metrics}})
+
+    (generation,) = joined(pieces, Request(prompt_token_ids=(1,), max_new_tokens=8), n=1)
+
+    record = generation.record
+    assert record is not None
+    assert record.accepted_per_step == [1, 3, 1]  # 8 tokens: 1 from prefill, 2 and 4, and 1 of the last round's 4
+    assert record.num_accepted_draft_tokens == 5
+    assert list(record.acceptance_histogram) == [0, 2, 0, 1]

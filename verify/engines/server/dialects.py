@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from verify.engines.llama_cpp.mapping import server_body
 from verify.engines.server.client import Unanswered
+from verify.engines.vllm.engine import record_of
 from verify.engines.worker import plain as plain_json
 from verify.protocol import AcceptanceRecord, Generation, Request
 
@@ -201,12 +203,26 @@ def _joined(pieces: Sequence[Piece], request: Request, record: AcceptanceRecord 
     logprobs = [logprob for piece in pieces for logprob in piece.logprobs]
     if request.logprobs and len(logprobs) != len(token_ids):
         raise Unanswered("malformed", f"{len(token_ids)} tokens came with {len(logprobs)} log-probabilities")
+    record = next((piece.record for piece in pieces if piece.record is not None), record)
     return Generation(
         token_ids=token_ids,
         finish_reason=reasons[-1],
         logprobs=logprobs if request.logprobs else None,
-        record=next((piece.record for piece in pieces if piece.record is not None), record),
+        record=None if record is None else _emitted(record, len(token_ids)),
     )
+
+
+def _emitted(record: AcceptanceRecord, num_tokens: int) -> AcceptanceRecord:
+    """Counts of what was emitted, from counts of each round of what was accepted: vLLM's, mended as its worker mends them."""
+    if record.accepted_per_step is None or record.drafted_per_step is None:
+        return record
+    metrics = SimpleNamespace(
+        per_step_accepted=record.accepted_per_step,
+        per_step_drafted=record.drafted_per_step,
+        num_spec_tokens=len(record.acceptance_histogram) - 1,
+        num_draft_tokens=record.num_draft_tokens,
+    )
+    return AcceptanceRecord(**record_of(metrics, num_tokens))
 
 
 def _only_end_of_text(request: Request, end_of_text: Sequence[int]) -> str:
