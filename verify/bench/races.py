@@ -125,11 +125,14 @@ def summary(races: dict[str, BenchResults]) -> str:
         HEADER,
         f"{environment.get('processor')}, {environment.get('cpus')} processors, {environment.get('threads')} threads, load "
         f"{environment.get('load before')} at the start; torch {environment.get('torch')}, transformers "
-        f"{environment.get('transformers')}; commit `{first.commit}`; {environment.get('started')}.\n",
+        f"{environment.get('transformers')}.\n",
         *dict.fromkeys(f"{race.models.name}: {race.models.statement}\n" for race in races.values()),
         *(" | ".join(["", *row, ""]).strip() for row in (COLUMNS, ["---"] * len(COLUMNS), *rows(races))),
         "",
-        *(f"- [{name}]({name}/{HTML}), [numbers]({name}/{JSON})" for name in races),
+        *(
+            f"- [{name}]({name}/{HTML}), [numbers]({name}/{JSON}): {race.environment.get('started')}, commit `{race.commit}`"
+            for name, race in races.items()
+        ),
         "",
     ]
     return "\n".join(lines)
