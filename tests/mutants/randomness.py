@@ -86,6 +86,16 @@ def seeded_at_start(models: Any) -> Any:
     return PatchedDecoder(make_decoder, {"dspark.decoder.uniform_source": source}, models)
 
 
+def seeds_the_process_at_start(models: Any) -> Any:
+    """A decoder that seeds torch when it is made, and draws for requests without a seed from torch's own generator."""
+    torch.manual_seed(0)
+
+    def source(seed: int | None) -> torch.Generator:
+        return torch.default_generator if seed is None else uniform_source(seed)
+
+    return PatchedDecoder(make_decoder, {"dspark.decoder.uniform_source": source}, models)
+
+
 class ShortStream(torch.Generator):
     """A generator that knows where it began."""
 
@@ -236,6 +246,15 @@ MUTANTS = (
         source=f"{TRT}/pull/17599",
         mechanism="the generator of requests without a seed is seeded with a constant when the decoder is made",
         make=seeded_at_start,
+        check="test_08_randomness.py::test_fresh_decoders_differ",
+        properties=("streams differ",),
+    ),
+    Mutant(
+        id="RNG-4e",
+        family="RNG",
+        source=f"{TRT}/pull/17599",
+        mechanism="torch's own generator, from which requests without a seed are drawn, is seeded when the decoder is made",
+        make=seeds_the_process_at_start,
         check="test_08_randomness.py::test_fresh_decoders_differ",
         properties=("streams differ",),
     ),

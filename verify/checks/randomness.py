@@ -83,12 +83,13 @@ def judge_distinct_decoders(make: Callable[[], Subject], request: Request, *, al
     A constant that is set when a module is imported, once a process, is not seen.
     """
     subject = make()
-    answers = [each.generate([request])[0] for each in (subject, make())]
+    (one,) = subject.generate([request])
+    (two,) = make().generate([request])  # made only now: a constant seed would begin the stream of both again
     diagnosis = (
         "every decoder is seeded with one constant when it is made (RNG), so all servers give the same outputs; claim "
         "`seeded_at_start` where that is documented"
     )
-    return _distinct(subject, request, *answers, alpha=alpha, diagnosis=diagnosis)
+    return _distinct(subject, request, one, two, alpha=alpha, diagnosis=diagnosis)
 
 
 def _distinct(
