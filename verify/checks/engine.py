@@ -7,16 +7,14 @@ from dataclasses import replace
 
 import torch
 
-from verify.checks.log_audit import Audit, by_rounding, request_key
+from verify.checks.log_audit import Audit, request_key
 from verify.checks.log_contract import drafts_of, speculation_shown
 from verify.checks.logprobs import true_logprobs
+from verify.checks.seeded_pairs import SeededPair, judge_seeded_pairs
 from verify.engines.campaign import Answers
-from verify.greedy.controls import first_divergence
 from verify.greedy.noise import NoiseFloor
 from verify.judge import NotApplicable
-from verify.protocol import Generation, Request
 from verify.results import Evidence, Finding, Verdict
-from verify.subject import describe
 
 SHOWN = 5
 # Without speculation, an engine whose log-probabilities are further from the target's than this runs another model.
@@ -68,60 +66,30 @@ def judge_speculates(answers: Sequence[Answers]) -> Finding:
 
 
 def judge_same_outputs(first: Answers, second: Answers, *, audit: Audit, claim: str, diagnosis: str) -> Finding:
-    """The same requests with the same seeds gave the same outputs in both groups.
-
-    Both are computed in different shapes, so rounding may move a coin in a correct engine. As many outputs that part as the
-    noise of `audit` explains prove nothing.
-    """
+    """The same requests with the same seeds gave the same outputs in both groups."""
     for each in (first, second):
         if each.no_control:
             raise NotApplicable(each.no_control)
     by_request = {
         request_key(second.group.requests[index]): generation for index, generation in second.generations.items()
     }
-    compared = same_tokens = 0
-    parted: list[tuple[Request, int, Generation, Generation]] = []
+    pairs = []
     for index, ours in first.generations.items():
         request = first.group.requests[index]
         theirs = by_request.get(request_key(request))
-        if theirs is None:
-            continue
-        compared += 1
-        position = first_divergence(ours.token_ids, theirs.token_ids)
-        same_tokens += len(ours.token_ids) if position is None else position + 1
-        if position is not None:
-            parted.append((request, position, ours, theirs))
-    if parted:
-        request, position, ours, theirs = parted[0]
-        moved = audit.moved_tokens(same_tokens)
-        explained = by_rounding(len(parted), moved)
-        return Finding(
-            verdict=Verdict.INCONCLUSIVE if explained else Verdict.FAIL,
-            evidence=Evidence.CONTRACT,
-            reason=f"{claim}: with seed {request.seed} the outputs of {first.group.name!r} and {second.group.name!r} differ "
-            f"from output position {position} on, as do {len(parted)} of {compared} outputs"
-            f"{'; rounding may have moved so many coins' if explained else ''}",
-            observations=compared,
-            unit="seeded outputs",
-            diagnosis=diagnosis,
-            details={
-                "request": describe(request),
-                "different": len(parted),
-                "moved_by_rounding": moved,
-                first.group.name: list(ours.token_ids),
-                second.group.name: list(theirs.token_ids),
-            },
-        )
-    if not compared:
+        if theirs is not None:
+            names = first.group.name, second.group.name
+            told = f"{claim}: with seed {request.seed} the outputs of {names[0]!r} and {names[1]!r}"
+            pairs.append(SeededPair(request, ours.token_ids, theirs.token_ids, names=names, told=told))
+    if not pairs:
         raise NotApplicable("no request was answered in both groups")
-    return Finding(
-        verdict=Verdict.PASS,
-        evidence=Evidence.CONTRACT,
-        reason=f"{claim}: {compared} seeded outputs are the same",
-        observations=compared,
+    return judge_seeded_pairs(
+        pairs,
+        audit=audit,
+        noun="outputs",
         unit="seeded outputs",
-        smallest_visible=1.0,
-        smallest_visible_unit="different token",
+        same=f"{claim}: {len(pairs)} seeded outputs are the same",
+        diagnosis=diagnosis,
     )
 
 

@@ -8,7 +8,6 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from scipy.stats import poisson
 
 from verify.adapters.log import generation_of, request_of
 from verify.greedy.noise import NoiseFloor, measure_noise_floor
@@ -18,8 +17,6 @@ from verify.subject import Observed, Subject
 
 NOISE_TEXTS = 5
 NOISE_TOKENS = 192
-# So unlikely that rounding made so many seeded outputs part, and it did not: below any share of a budget.
-BY_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +105,6 @@ class Audit:
             self._noise = measure_noise_floor(self.subject.models.target, texts[-NOISE_TEXTS:])
         return self._noise
 
-    def moved_tokens(self, num_tokens: int) -> float:
-        """How many of `num_tokens` drawn with the same random numbers rounding may change, on average."""
-        return self.noise.moved_tokens(num_tokens, vocab_size=self.subject.models.vocab_size)
-
     def floor(self, lines: Sequence[Logged]) -> float:
         """Largest difference of a processed logit between correct computations."""
         return self.noise.max_logit_difference * _penalty(lines)
@@ -165,11 +158,6 @@ class Audit:
                     pairs = combinations([each.number for each in same], 2)
                     found += [Copy(first, second, len(token_ids), chance) for first, second in pairs]
         return found
-
-
-def by_rounding(num_parted: int, moved: float) -> bool:
-    """Whether rounding, which moves so many tokens on average, may have made so many seeded outputs part."""
-    return float(poisson.sf(num_parted - 1, moved)) > BY_ROUNDING
 
 
 def untruncated(request: Request) -> Request:

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from verify.betting.evidence import TokenEvidence
 from verify.checks.greedy_identity import judge_identity
-from verify.checks.log_audit import Audit, Logged, by_rounding, request_key, truncates, untruncated
+from verify.checks.log_audit import Audit, Logged, request_key, truncates, untruncated
 from verify.checks.logprobs import judge_logprobs
 from verify.checks.sampled_law import CALLS_BETWEEN_LOOKS, judge_sampled_law
+from verify.checks.seeded_pairs import SeededPair, judge_seeded_pairs
 from verify.coverage import Coverage
-from verify.greedy.controls import first_divergence
 from verify.judge import NotApplicable
 from verify.log.truncation import decided
 from verify.models.law import next_token_laws
@@ -97,50 +97,32 @@ def judge_logged_logprobs(audit: Audit) -> Finding:
 
 
 def judge_reproduced(audit: Audit) -> Finding:
-    """A request that was asked again with its seed gave the same output.
-
-    An engine that finds the prompt in its cache, or answers beside others, computes in another shape the second time, so rounding
-    may move a coin. As many outputs that part as the noise of `audit` explains prove nothing.
-    """
+    """A request that was asked again with its seed gave the same output."""
     groups: dict[Request, list[Logged]] = defaultdict(list)
     for each in audit.of_kind(greedy=False):
         if each.request.seed is not None:
             groups[request_key(each.request)].append(each)
-    repeats = same_tokens = 0
-    parted: list[tuple[Logged, Logged, int]] = []
-    for first, *others in groups.values():
-        for again in others:
-            repeats += 1
-            position = first_divergence(first.token_ids, again.token_ids)
-            same_tokens += len(first.token_ids) if position is None else position + 1
-            if position is not None:
-                parted.append((first, again, position))
-    if parted:
-        first, again, position = parted[0]
-        moved = audit.moved_tokens(same_tokens)
-        explained = by_rounding(len(parted), moved)
-        return Finding(
-            verdict=Verdict.INCONCLUSIVE if explained else Verdict.FAIL,
-            evidence=Evidence.CONTRACT,
-            reason=f"lines {first.number} and {again.number} ask the same with seed {first.request.seed}, and differ from output "
-            f"position {position} on, as do {len(parted)} of {repeats} repeated requests"
-            f"{'; rounding may have moved so many coins' if explained else ''}",
-            observations=repeats,
-            unit="repeated requests",
-            diagnosis="the request's seed is not the only source of its randomness (RNG); leave `seed` out where "
-            "the engine does not promise reproduction",
-            details={"request": describe(first.request), "different": len(parted), "moved_by_rounding": moved},
+    pairs = [
+        SeededPair(
+            first.request,
+            first.token_ids,
+            again.token_ids,
+            names=(f"line {first.number}", f"line {again.number}"),
+            told=f"lines {first.number} and {again.number} ask the same with seed {first.request.seed}, and",
         )
-    if not repeats:
+        for first, *others in groups.values()
+        for again in others
+    ]
+    if not pairs:
         raise NotApplicable("no request is repeated with its seed")
-    return Finding(
-        verdict=Verdict.PASS,
-        evidence=Evidence.CONTRACT,
-        reason=f"{repeats} requests repeated with their seeds gave the same outputs",
-        observations=repeats,
+    return judge_seeded_pairs(
+        pairs,
+        audit=audit,
+        noun="repeated requests",
         unit="repeated requests",
-        smallest_visible=1.0,
-        smallest_visible_unit="different token",
+        same=f"{len(pairs)} requests repeated with their seeds gave the same outputs",
+        diagnosis="the request's seed is not the only source of its randomness (RNG); leave `seed` out where "
+        "the engine does not promise reproduction",
     )
 
 
