@@ -115,7 +115,7 @@ def test_record_counts_what_was_emitted(num_tokens: int, accepted: list[int]) ->
     metrics = SimpleNamespace(
         num_spec_tokens=3, num_draft_tokens=11, per_step_drafted=[3, 3, 3, 2], per_step_accepted=[0, 3, 0, 2]
     )
-    record = worker.record_of(metrics, num_tokens)
+    record = worker.record_of(**vars(metrics), num_tokens=num_tokens)
     assert record["accepted_per_step"] == accepted
     assert record["acceptance_histogram"] == [accepted.count(count) for count in range(4)]
     assert record["num_accepted_draft_tokens"] == sum(accepted)
@@ -128,7 +128,7 @@ def test_the_first_token_may_belong_to_no_round(num_tokens: int, verdict: str) -
     metrics = SimpleNamespace(
         num_spec_tokens=3, num_draft_tokens=9, per_step_drafted=[3, 3, 3], per_step_accepted=[1, 3, 0]
     )
-    record = AcceptanceRecord(**worker.record_of(metrics, 8))
+    record = AcceptanceRecord(**worker.record_of(**vars(metrics), num_tokens=8))
     generation = Generation(token_ids=[1] * num_tokens, finish_reason="length", record=record)
     request = Request(prompt_token_ids=(3, 4), max_new_tokens=num_tokens)
     assert judge_record([Observed(request, generation, None)]).verdict.value == verdict
@@ -141,7 +141,7 @@ def test_steps_without_drafts_are_rounds_that_emit_one_token(num_tokens: int, ve
     metrics = SimpleNamespace(
         num_spec_tokens=3, num_draft_tokens=21, per_step_drafted=[3] * 7, per_step_accepted=accepted
     )
-    record = AcceptanceRecord(**worker.record_of(metrics, 32))
+    record = AcceptanceRecord(**worker.record_of(**vars(metrics), num_tokens=32))
     assert (record.num_spec_steps, record.acceptance_histogram) == (14, [8, 0, 1, 5])
     generation = Generation(token_ids=[1] * num_tokens, finish_reason="length", record=record)
     request = Request(prompt_token_ids=(3, 4), max_new_tokens=num_tokens)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 from verify.engines.llama_cpp.mapping import server_body
@@ -216,13 +215,14 @@ def _emitted(record: AcceptanceRecord, num_tokens: int) -> AcceptanceRecord:
     """Counts of what was emitted, from counts of each round of what was accepted: vLLM's, mended as its worker mends them."""
     if record.accepted_per_step is None or record.drafted_per_step is None:
         return record
-    metrics = SimpleNamespace(
-        per_step_accepted=record.accepted_per_step,
-        per_step_drafted=record.drafted_per_step,
+    counts = record_of(
+        num_tokens=num_tokens,
         num_spec_tokens=len(record.acceptance_histogram) - 1,
         num_draft_tokens=record.num_draft_tokens,
+        per_step_drafted=record.drafted_per_step,
+        per_step_accepted=record.accepted_per_step,
     )
-    return AcceptanceRecord(**record_of(metrics, num_tokens))
+    return AcceptanceRecord(**counts)
 
 
 def _only_end_of_text(request: Request, end_of_text: Sequence[int]) -> str:

@@ -203,30 +203,44 @@ def answer_of(output: Any) -> dict[str, Any]:
     if output.logprobs is not None:
         answer["logprobs"] = [row[token].logprob for row, token in zip(output.logprobs, token_ids, strict=True)]
     if output.spec_decode_metrics is not None:
-        answer["record"] = record_of(output.spec_decode_metrics, len(token_ids))
+        metrics = output.spec_decode_metrics
+        answer["record"] = record_of(
+            num_tokens=len(token_ids),
+            num_spec_tokens=metrics.num_spec_tokens,
+            num_draft_tokens=metrics.num_draft_tokens,
+            per_step_drafted=metrics.per_step_drafted,
+            per_step_accepted=metrics.per_step_accepted,
+        )
     return answer
 
 
-def record_of(metrics: Any, num_tokens: int) -> dict[str, Any]:
-    """vLLM's RequestSpecDecodeMetrics as an acceptance record of an output of `num_tokens`.
+def record_of(
+    *,
+    num_tokens: int,
+    num_spec_tokens: int,
+    num_draft_tokens: int,
+    per_step_drafted: Sequence[int],
+    per_step_accepted: Sequence[int],
+) -> dict[str, Any]:
+    """What vLLM's RequestSpecDecodeMetrics counts, as an acceptance record of an output of `num_tokens`.
 
     vLLM counts the drafts that it accepted, a record those that it emitted too: the last round's are fewer where a limit or a
     stop token cut it. Steps that found nothing to draft (ngram) are none of vLLM's, and rounds without drafts here; where they
     stood is not known.
     """
-    accepted = list(metrics.per_step_accepted)
+    accepted = list(per_step_accepted)
     if accepted:
         cut = 1 + sum(accepted) + len(accepted) - num_tokens  # the first token came from prefill
         accepted[-1] -= max(0, cut - 1)  # the bonus or recovered token goes first
     without_drafts = max(0, num_tokens - 1 - sum(accepted) - len(accepted))
-    histogram = [accepted.count(count) for count in range(metrics.num_spec_tokens + 1)]
+    histogram = [accepted.count(count) for count in range(num_spec_tokens + 1)]
     histogram[0] += without_drafts
     return {
         "num_spec_steps": len(accepted) + without_drafts,
-        "num_draft_tokens": metrics.num_draft_tokens,
+        "num_draft_tokens": num_draft_tokens,
         "num_accepted_draft_tokens": sum(accepted),
         "acceptance_histogram": histogram,
-        "drafted_per_step": None if without_drafts else list(metrics.per_step_drafted),
+        "drafted_per_step": None if without_drafts else list(per_step_drafted),
         "accepted_per_step": None if without_drafts else accepted,
     }
 
