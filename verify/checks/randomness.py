@@ -201,12 +201,13 @@ def smallest_visible_repetition(law: Floats, *, num_tokens: int, alpha: float) -
     rng = np.random.default_rng(0)
     first, drawn = rng.choice(law.size, p=law / law.sum(), size=(2, NUM_SIMULATED, num_tokens // 2))
     coins = rng.random(first.shape)
-    for share in REPEATS:
+
+    def wealth(share: float) -> Floats:
         same = (coins < share) | (drawn == first)
-        log_wealth = np.log(0.5 + 0.5 * same / law[np.where(same, first, drawn)]).sum(1)
-        if (log_wealth >= math.log(num_tokens / alpha)).mean() >= 0.97:
-            return share
-    return None
+        gained: Floats = np.log(0.5 + 0.5 * same / law[np.where(same, first, drawn)]).sum(1)
+        return gained
+
+    return _smallest_seen(wealth, alarm=math.log(num_tokens / alpha))
 
 
 def largest_log_wealth(law: Floats, tokens: Ints) -> Floats:
@@ -232,10 +233,16 @@ def smallest_visible_repeat(law: Floats, *, num_streams: int, alpha: float) -> f
     rng = np.random.default_rng(0)
     drawn = rng.choice(law.size, p=law / law.sum(), size=(NUM_SIMULATED, num_streams))
     coins = rng.random((NUM_SIMULATED, num_streams))
-    for share in REPEATS:
+
+    def wealth(share: float) -> Floats:
         tokens = drawn.copy()
         for now in range(1, num_streams):
             tokens[:, now] = np.where(coins[:, now] < share, tokens[:, now - 1], drawn[:, now])
-        if (largest_log_wealth(law, tokens) >= -math.log(alpha)).mean() >= 0.97:
-            return share
-    return None
+        return largest_log_wealth(law, tokens)
+
+    return _smallest_seen(wealth, alarm=-math.log(alpha))
+
+
+def _smallest_seen(wealth: Callable[[float], Floats], *, alarm: float) -> float | None:
+    """The smallest of `REPEATS` at which 97% of the simulated runs, whose wealth in nats is given, reach the alarm."""
+    return next((share for share in REPEATS if (wealth(share) >= alarm).mean() >= 0.97), None)
