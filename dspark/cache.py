@@ -1,6 +1,5 @@
 """What a model has read so far, per row: a batch whose rows grow and shrink by counts of their own."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ from transformers import DynamicCache
 
 from dspark.causal_model import CausalModel
 from dspark.reading import Reading
+from dspark.rowwise import RowwiseContext
 
 
 class Context(Protocol):
@@ -31,15 +31,23 @@ class Context(Protocol):
     def select(self, rows: Sequence[int]) -> None:
         """Keep some rows, in that order."""
 
+    def join(self, other: Any) -> None:
+        """Take over the rows of another context of the same kind and model, behind the own ones."""
+
+    def copy(self, rows: Sequence[int]) -> "Context":
+        """Some rows, in memory of their own."""
+
 
 def open_context(model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> Context:
-    """An empty context of the kind that the model supports; every forward taps the outputs of `layers`."""
+    """An empty context of the kind that the model supports, the same for any number of rows.
+
+    Every forward taps the outputs of `layers`.
+    """
     lean = model.lean.open(num_rows, cache_keyword=model.cache_keyword, taps=layers)
     if lean is not None:
         return lean
-    if model.batches_ragged or (model.crops and not model.has_window and num_rows == 1):
-        return BatchContext(model, num_rows, layers=layers)
-    return RowwiseContext(model, num_rows, layers=layers)
+    kind = BatchContext if model.batches_ragged else RowwiseContext
+    return kind(model, num_rows, layers=layers)
 
 
 class BatchContext:
@@ -70,7 +78,7 @@ class BatchContext:
         reading = self.model.read(token_ids, self.cache, layers=self.layers, **inputs)
         logits = reading.logits
         if any(count != width for count in counts) or self.valid is not None:
-            valid = torch.ones(num_rows, self.num_slots, dtype=torch.bool) if self.valid is None else self.valid
+            valid = self._valid_of(self.num_slots)
             fresh = torch.arange(width) < torch.tensor(counts)[:, None]
             self.valid = torch.cat([valid, fresh], 1)
         self.num_slots += width
@@ -89,7 +97,7 @@ class BatchContext:
         if self.valid is None and len(set(lengths)) == 1:
             self._crop(self.lengths[0])
             return
-        valid = torch.ones(len(lengths), self.num_slots, dtype=torch.bool) if self.valid is None else self.valid
+        valid = self._valid_of(self.num_slots)
         self.valid = valid & (valid.cumsum(1) <= torch.tensor(lengths)[:, None])
         self._tidy(self.valid)
 
@@ -102,12 +110,40 @@ class BatchContext:
             self.valid = self.valid[list(rows)]
             self._tidy(self.valid)
 
-    def copy(self) -> "BatchContext":
-        """The same text in a cache of its own."""
-        twin = BatchContext(self.model, len(self.lengths), layers=self.layers)
-        twin.lengths, twin.num_slots, twin.valid = list(self.lengths), self.num_slots, self.valid
-        twin.cache = copy.deepcopy(self.cache)
+    def join(self, other: "BatchContext") -> None:
+        """See `Context.join`; the shorter cache gets holes at its end."""
+        num_slots = max(self.num_slots, other.num_slots)
+        if self.num_slots != other.num_slots or self.valid is not None or other.valid is not None:
+            self.valid = torch.cat([self._valid_of(num_slots), other._valid_of(num_slots)])
+        sizes = [len(self.lengths), len(other.lengths)]
+        empty = [(None, None)] * max(len(self._states()), len(other._states()))
+        cache = self.model.new_cache()
+        for layer, (own, theirs) in enumerate(zip(self._states() or empty, other._states() or empty, strict=True)):
+            pairs = zip(own, theirs, strict=True)
+            keys, values = (_stacked(pair, sizes, num_slots) for pair in pairs)
+            cache.update(keys, values, layer)
+        self.cache, self.num_slots = cache, num_slots
+        self.lengths = [*self.lengths, *other.lengths]
+
+    def copy(self, rows: Sequence[int]) -> "BatchContext":
+        """See `Context.copy`."""
+        twin = BatchContext(self.model, len(rows), layers=self.layers)
+        twin.lengths, twin.num_slots = [self.lengths[row] for row in rows], self.num_slots
+        for layer, (keys, values) in enumerate(self._states()):
+            twin.cache.update(keys[list(rows)], values[list(rows)], layer)
+        if self.valid is not None:
+            twin.valid = self.valid[list(rows)]
+            twin._tidy(twin.valid)
         return twin
+
+    def _states(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values `[B, H, L, D]` by layer; none before the first forward."""
+        layers: list[Any] = self.cache.layers if self.num_slots else []
+        return [(layer.keys, layer.values) for layer in layers]
+
+    def _valid_of(self, num_slots: int) -> Tensor:
+        valid = torch.ones(len(self.lengths), self.num_slots, dtype=torch.bool) if self.valid is None else self.valid
+        return functional.pad(valid, (0, num_slots - self.num_slots))
 
     def _mask_and_positions(self, valid: Tensor, width: int) -> dict[str, Any]:
         device = self.model.device
@@ -139,140 +175,19 @@ class BatchContext:
             self.num_slots = num_slots
 
 
-class RowwiseContext:
-    """Each row by itself: for models that cannot share a forward between rows of unequal length."""
-
-    def __init__(self, model: CausalModel, num_rows: int, *, layers: tuple[int, ...] = ()) -> None:
-        kind = CachedRow if model.crops else SnapshotRow if model.cache_keyword else RecomputedRow
-        self.rows: list[CachedRow | SnapshotRow | RecomputedRow] = [kind(model, layers) for _ in range(num_rows)]
-        self.lengths = [0] * num_rows
-
-    def extend(self, token_ids: Tensor, counts: Sequence[int], *, last: bool = False) -> Reading:
-        """See `Context.extend`."""
-        read = [
-            row.extend(token_ids[index : index + 1, :count], last=last) if count else None
-            for index, (row, count) in enumerate(zip(self.rows, counts, strict=True))
-        ]
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
-        logits = [None if each is None else each.logits for each in read]
-        features = [None if each is None else each.features for each in read]
-        width = token_ids.shape[1]
-        tapped = _padded(features, width) if any(each is not None for each in features) else None
-        return Reading(_padded(logits, 1 if last else width), tapped)
-
-    def commit(self, lengths: Sequence[int]) -> None:
-        """See `Context.commit`."""
-        for row, length, kept in zip(self.rows, self.lengths, lengths, strict=True):
-            row.commit(length - kept)
-        self.lengths = list(lengths)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """See `Context.select`."""
-        self.rows = [self.rows[row] for row in rows]
-        self.lengths = [self.lengths[row] for row in rows]
-
-
-class CachedRow:
-    """One row in its own cache, sliding windows included.
-
-    A window layer may give up what `crop` would need back, and versions differ in what a second forward before `crop`
-    sees; so uncommitted tokens are cropped and read again together with the next ones.
-    """
-
-    def __init__(self, model: CausalModel, layers: tuple[int, ...]) -> None:
-        self.model = model
-        self.layers = layers
-        self.cache = model.new_cache()
-        self.uncommitted = torch.zeros(1, 0, dtype=torch.long, device=model.device)
-
-    def extend(self, token_ids: Tensor, *, last: bool) -> Reading:
-        """Read the new tokens, `[1, T]`; with `last` only the logits of the last."""
-        if self.uncommitted.shape[1]:
-            self.cache.crop(-self.uncommitted.shape[1])
-        self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
-        return _read_end(self.model, self.uncommitted, self.cache, self.layers, token_ids.shape[1], last=last)
-
-    def commit(self, num_removed: int) -> None:
-        """Forget the last tokens and make the others final."""
-        if self.uncommitted.shape[1]:
-            self.cache.crop(-num_removed)  # 0 too: it trims window layers to the window
-            self.uncommitted = self.uncommitted[:, :0]
-
-
-class SnapshotRow:
-    """One row in a cache that can not be cropped: a recurrent state has the rejected drafts mixed into it.
-
-    A copy is kept from before the tokens that are not final yet. Where some of them are forgotten, the copy takes over and
-    the others are read again.
-    """
-
-    def __init__(self, model: CausalModel, layers: tuple[int, ...]) -> None:
-        self.model = model
-        self.layers = layers
-        self.cache = model.new_cache()
-        self.snapshot: DynamicCache | None = None
-        self.uncommitted = torch.zeros(1, 0, dtype=torch.long, device=model.device)
-
-    def extend(self, token_ids: Tensor, *, last: bool) -> Reading:
-        """Read the new tokens, `[1, T]`; with `last` only the logits of the last."""
-        if self.snapshot is None:
-            self.snapshot = copy.deepcopy(self.cache)
-        self.uncommitted = torch.cat([self.uncommitted, token_ids], 1)
-        return _read_end(self.model, token_ids, self.cache, self.layers, token_ids.shape[1], last=last)
-
-    def commit(self, num_removed: int) -> None:
-        """Forget the last tokens and make the others final."""
-        if num_removed and self.snapshot is not None:
-            self.cache = self.snapshot
-            kept = self.uncommitted[:, : self.uncommitted.shape[1] - num_removed]
-            if kept.shape[1]:
-                _read_end(self.model, kept, self.cache, (), 1, last=True)
-        self.snapshot = None
-        self.uncommitted = self.uncommitted[:, :0]
-
-
-class RecomputedRow:
-    """One row without a cache: every forward reads the whole text."""
-
-    def __init__(self, model: CausalModel, layers: tuple[int, ...]) -> None:
-        self.model = model
-        self.layers = layers
-        self.token_ids = torch.zeros(1, 0, dtype=torch.long, device=model.device)
-
-    def extend(self, token_ids: Tensor, *, last: bool) -> Reading:
-        """Read the new tokens, `[1, T]`; with `last` only the logits of the last."""
-        self.token_ids = torch.cat([self.token_ids, token_ids], 1)
-        return _read_end(self.model, self.token_ids, None, self.layers, token_ids.shape[1], last=last)
-
-    def commit(self, num_removed: int) -> None:
-        """Forget the last tokens."""
-        self.token_ids = self.token_ids[:, : self.token_ids.shape[1] - num_removed]
-
-
-def _read_end(
-    model: CausalModel,
-    token_ids: Tensor,
-    cache: DynamicCache | None,
-    layers: tuple[int, ...],
-    width: int,
-    *,
-    last: bool,
-) -> Reading:
-    """Read `[1, T]`; features of the last `width` positions, and their logits, or with `last` only those of the last."""
-    num_logits = 1 if last else width
-    inputs = {"logits_to_keep": num_logits} if model.keeps_logits else {}
-    reading = model.read(token_ids, cache, layers=layers, **inputs)
-    features = None if reading.features is None else reading.features[:, -width:]
-    return Reading(reading.logits[:, -num_logits:], features)
-
-
-def _padded(rows: Sequence[Tensor | None], width: int) -> Tensor:
-    """Stack rows `[1, count, X]`, zeros behind each and in place of None: `[B, width, X]`."""
-    empty = next(row for row in rows if row is not None)[:, :0]
-    kept = [empty if row is None else row for row in rows]
-    return torch.cat([functional.pad(row, (0, 0, 0, width - row.shape[1])) for row in kept])
-
-
 def _gather_slots(states: Tensor, order: Tensor) -> Tensor:
     index = order[:, None, :, None].expand(-1, states.shape[1], -1, states.shape[3])
     return states.gather(2, index)  # [B, H, longest, D]
+
+
+def _stacked(parts: Sequence[Tensor | None], num_rows: Sequence[int], num_slots: int) -> Tensor:
+    """Stack rows `[n, H, L, D]`, zeros behind each and in place of None: `[B, H, num_slots, D]`."""
+    known = next(part for part in parts if part is not None)
+    _, num_heads, _, size = known.shape
+    full = [
+        known.new_zeros(count, num_heads, num_slots, size)
+        if part is None
+        else functional.pad(part, (0, 0, 0, num_slots - part.shape[2]))
+        for part, count in zip(parts, num_rows, strict=True)
+    ]
+    return torch.cat(full)

@@ -152,6 +152,16 @@ def make_serving_decoder(models: Models) -> ConformingDecoder:
     return ConformingDecoder(models, engine, CLAIMED + CLAIMED_WITH_A_DRAFT_MODEL)
 
 
+def make_scheduled_serving_decoder(models: Models) -> ConformingDecoder:
+    """The DSpark method as it is meant to be served: Algorithm 1 over whatever requests run at the time."""
+    engine = Engine(
+        models.target, drafter_for(models, "dspark"), limits=SMALL, scheduler=PrefixScheduler(profile_for(models))
+    )
+    return ConformingDecoder(
+        models, engine, [*(claim for claim in CLAIMED if claim != "seeds_per_request"), "scheduled"]
+    )
+
+
 def make_tree_decoder(models: Models) -> ConformingDecoder:
     """A tree whose siblings are independent draws."""
     return _with_a_tree(models, "independent")

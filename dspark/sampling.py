@@ -81,9 +81,8 @@ class Processors:
             TokenCounts(vocab_size=vocab_size, device=device, dtype=dtype) for _ in range(2)
         )
 
-    def select(self, rows: Sequence[int]) -> "Processors":
-        """The processors of some of the rows, in that order."""
-        requests = [self.requests[row] for row in rows]
+    def of(self, requests: Sequence[DecodingRequest]) -> "Processors":
+        """The processors of other requests to the same model."""
         return Processors(requests, vocab_size=self.vocab_size, device=self.device, dtype=self.dtype)
 
     def history(self, token_ids: Sequence[Sequence[int]]) -> History:

@@ -1,17 +1,21 @@
-"""Many requests over time: a queue, a budget of tokens, preemption, and prefixes that are read once."""
+"""Many requests over time: a queue, shared rounds, a budget of tokens, preemption, and prefixes that are read once."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from dspark.cache import BatchContext, Context
+from dspark.batch import Batch
+from dspark.cache import Context, open_context
 from dspark.causal_model import CausalModel
-from dspark.decoder import Batch, Row
 from dspark.drafters.protocol import Drafter
+from dspark.prefixes import PrefixCache
 from dspark.request import DecodingRequest, Generation, validate
+from dspark.row import Row
+from dspark.scheduler.protocol import Scheduler
 from dspark.verification import VerificationRule, verify_block
 
 
@@ -34,56 +38,31 @@ class Limits:
 
 @dataclass(slots=True)
 class Counters:
-    """What has happened: rounds of one request, preemptions, and tokens that were not read again."""
+    """What has happened: rounds, each one forward of the target; preemptions; and tokens that were not read again."""
 
     num_rounds: int = 0
     num_preemptions: int = 0
     num_reused_tokens: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One request on its way; until it has a `batch`, its text and random stream are all that is kept."""
+    """One request on its way."""
 
     ticket: int
     row: Row
-    batch: Batch | None = None
-
-
-class PrefixCache:
-    """Texts that the target has read, with their keys and values; the one that was longest not used goes first."""
-
-    def __init__(self, max_entries: int) -> None:
-        self.max_entries = max_entries
-        self.entries: list[tuple[list[int], BatchContext]] = []
-
-    def begin(self, token_ids: Sequence[int]) -> BatchContext | None:
-        """A context of its own that holds the longest known beginning of a text; None where nothing is known."""
-        lengths = [common_length(known, token_ids) for known, _ in self.entries]
-        if not any(lengths):
-            return None
-        place = max(range(len(lengths)), key=lengths.__getitem__)
-        entry = self.entries.pop(place)
-        self.entries.append(entry)
-        context = entry[1].copy()
-        context.commit([lengths[place]])
-        return context
-
-    def keep(self, token_ids: list[int], context: BatchContext) -> None:
-        """Take over a context that has read exactly these tokens."""
-        self.entries.append((token_ids, context))
-        del self.entries[: max(0, len(self.entries) - self.max_entries)]
 
 
 class Engine:
-    """Serves requests as they come: each runs as soon as the limits allow, and rounds of the running ones take turns.
+    """Serves requests as they come: each joins the running batch as soon as the limits allow, and leaves it when it is done.
 
-    Where the running texts outgrow the budget, the request that was started last gives up its cache and waits; later its
-    text is read again and its random stream goes on where it stopped. A finished request leaves its keys and values behind,
-    and a request that begins alike starts from a copy. Neither changes an output: one `seed` gives what
-    `SpeculativeDecoder` gives (up to the arithmetic of the model). Prefixes are reused where the target's cache can be
-    cropped and the drafter reads no features. Every row has a cache of its own; rounds are not batched. A request that
-    cannot go on (its logits are NaN, say) ends with its error in `failed`; the others do not notice.
+    All running requests share every round: one draft, one schedule (a `scheduler` weighs them against each other, so it sees
+    the load), one forward of the target. Where the running texts outgrow the budget, the request that was started last gives up
+    its cache and waits; later its text is read again and its random stream goes on where it stopped. A finished request
+    leaves its keys and values behind, and a request that begins alike starts from a copy. Neither changes an output: one `seed`
+    gives what `SpeculativeDecoder` gives (up to the arithmetic of the model; with a scheduler that looks at the load, the law).
+    Prefixes are reused where the target's cache can be cropped and the drafter reads no features. A request that cannot go on
+    (its logits are NaN, say) ends with its error in `failed`; the others do not notice.
     """
 
     def __init__(
@@ -92,18 +71,21 @@ class Engine:
         drafter: Drafter | None = None,
         *,
         limits: Limits | None = None,
+        scheduler: Scheduler | None = None,
         verify: VerificationRule | None = None,
     ) -> None:
         self.target = CausalModel.of(target)
         self.target.require_layers(drafter.feature_layers if drafter else ())
         self.drafter = drafter
         self.limits = limits or Limits()
+        self.scheduler = scheduler
         self.verify = verify
         self.reuses = self.target.crops and not self.target.has_window and not (drafter and drafter.feature_layers)
         self.prefixes = PrefixCache(self.limits.max_prefixes if self.reuses else 0)
         self.counters = Counters()
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
+        self.batch: Batch | None = None  # of the first running requests; the others have not begun
         self.finished: dict[int, Generation] = {}
         self.failed: dict[int, ValueError] = {}
         self.num_tickets = 0
@@ -115,28 +97,33 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> dict[int, list[int]]:
-        """One round of every running request: the tokens emitted, by ticket.
+        """One round of all running requests together: the tokens emitted, by ticket.
 
         Answers then lie in `finished`, and errors of requests that could not go on in `failed`.
         """
         self._admit()
-        emitted = {}
-        for job in list(self.running):
+        if not self.running:
+            return {}
+        jobs = list(self.running)
+        lengths = [len(job.row.token_ids) for job in jobs]
+        streams = [job.row.source.get_state() for job in jobs]
+        try:
             try:
-                emitted[job.ticket] = self._advance(job)
-            except ValueError as error:
-                self.running.remove(job)
-                self.failed[job.ticket] = error
-            except BaseException:  # out of memory, Ctrl-C: the round may be half read, so the text will be read again
-                job.batch = None
-                raise
+                self._round()
+            except ValueError:
+                self._undo(jobs, lengths, streams)
+                self._rounds_apart(jobs)
+            self._settle()
+        except BaseException:  # out of memory, Ctrl-C: the round may be half read, so the texts will be read again
+            self._undo(jobs, lengths, streams)
+            raise
         self._preempt()
-        return emitted
+        return {job.ticket: job.row.token_ids[length:] for job, length in zip(jobs, lengths, strict=True)}
 
     def cancel(self, ticket: int) -> None:
         """Forget a request, wherever it is."""
         self.waiting = deque(job for job in self.waiting if job.ticket != ticket)
-        self.running = [job for job in self.running if job.ticket != ticket]
+        self._keep_running([job for job in self.running if job.ticket != ticket])
         self.finished.pop(ticket, None)
         self.failed.pop(ticket, None)
 
@@ -201,54 +188,99 @@ class Engine:
             raise self.failed[ticket]
         return ticket in self.finished
 
-    def _advance(self, job: Job) -> list[int]:
-        """One round of a job, the first of which begins with its text: the tokens emitted."""
-        job.batch = job.batch or self._begin(job.row)
-        emitted = job.batch.advance()[0]
-        self.counters.num_rounds += 1
-        if job.row.finish_reason:
-            self.finished[job.ticket] = job.row.generation()
-            self._retire(job, job.batch.context)
-        return emitted
+    def _round(self) -> None:
+        """One round, before which those that have not begun join the batch."""
+        num_begun = len(self.batch.rows) if self.batch else 0
+        for rows in alike([job.row for job in self.running[num_begun:]]):
+            self._join(self._begin(rows))
+        if self.batch:
+            self.batch.advance()
+            self.counters.num_rounds += 1
 
-    def _begin(self, row: Row) -> Batch:
-        """A batch of one that goes on from the row's text."""
-        context = self.prefixes.begin(row.token_ids[:-1])
-        if context is not None:
-            self.counters.num_reused_tokens += context.lengths[0]
-        elif self.prefixes.max_entries:
-            context = BatchContext(self.target, 1)
+    def _rounds_apart(self, jobs: Sequence[Job]) -> None:
+        """A round for each request by itself, so that one whose drafts or grammar raise ValueError fails alone."""
+        for job in jobs:
+            try:
+                batch = self._begin([job.row])
+                batch.advance()
+            except ValueError as error:
+                job.row.error = str(error)
+            else:
+                self._join(batch)
+            self.counters.num_rounds += 1
+
+    def _begin(self, rows: Sequence[Row]) -> Batch:
+        """A batch that goes on from the rows' texts."""
+        context = self._known_beginnings(rows) if self.prefixes.entries else None
         return Batch(
             self.target,
             self.drafter,
-            [row.request],
-            scheduler=None,
+            rows,
+            scheduler=self.scheduler,
             verify=self.verify or verify_block,
-            rows=[row],
             context=context,
         )
 
-    def _retire(self, job: Job, context: Context) -> None:
-        """Leave the text's keys and values to later requests; the last token was not read, rejected drafts were."""
-        self.running.remove(job)
-        text = job.row.token_ids[:-1]
-        if self.prefixes.max_entries and isinstance(context, BatchContext) and text:
-            context.commit([len(text)])
-            self.prefixes.keep(text, context)
+    def _known_beginnings(self, rows: Sequence[Row]) -> Context:
+        """A context that has read as much of each row as is known of it."""
+        context, *others = [self.prefixes.begin(row.token_ids[:-1]) or open_context(self.target, 1) for row in rows]
+        for other in others:
+            context.join(other)
+        self.counters.num_reused_tokens += sum(context.lengths)
+        return context
+
+    def _join(self, batch: Batch) -> None:
+        if self.batch:
+            self.batch.join(batch)
+        else:
+            self.batch = batch
+
+    def _settle(self) -> None:
+        """Answer requests that are done; their keys and values are left to later ones."""
+        for job in self.running:
+            if job.row.error:
+                self.failed[job.ticket] = ValueError(job.row.error)
+            elif job.row.finish_reason:
+                self.finished[job.ticket] = job.row.generation()
+        for place, row in enumerate(self.batch.rows if self.batch else ()):
+            text = row.token_ids[:-1]  # the last token was not read; rejected drafts were
+            if self.batch and row.finish_reason and self.prefixes.max_entries and text:
+                self.prefixes.keep(text, self.batch.context.copy([place]))
+        self._keep_running([job for job in self.running if not job.row.is_done])
+
+    def _undo(self, jobs: Sequence[Job], lengths: Sequence[int], streams: Sequence[Tensor]) -> None:
+        """Give up the batch; rows that the broken round has not moved on draw the same random numbers again."""
+        self.batch = None
+        for job, length, state in zip(jobs, lengths, streams, strict=True):
+            if len(job.row.token_ids) == length:
+                job.row.source.set_state(state)
 
     def _preempt(self) -> None:
         """While the budget is exceeded, the request started last waits; its cache is gone."""
-        while len(self.running) > 1 and self._num_tokens() > self.limits.max_tokens:
-            job = self.running.pop()
-            job.batch = None
-            self.waiting.appendleft(job)
+        running = list(self.running)
+        while len(running) > 1 and sum(len(job.row.token_ids) for job in running) > self.limits.max_tokens:
+            self.waiting.appendleft(running.pop())
             self.counters.num_preemptions += 1
+        self._keep_running(running)
+
+    def _keep_running(self, jobs: list[Job]) -> None:
+        """Some of the running requests, in their order, go on; the others leave the batch."""
+        self.running = jobs
+        if not self.batch:
+            return
+        kept = {id(job.row) for job in jobs}
+        places = [place for place, row in enumerate(self.batch.rows) if id(row) in kept]
+        if not places:
+            self.batch = None
+        elif len(places) < len(self.batch.rows):
+            self.batch.select(places)
 
     def _num_tokens(self) -> int:
         return sum(len(job.row.token_ids) for job in self.running)
 
 
-def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    pairs = zip(first, second, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(first), len(second)))
+def alike(rows: Sequence[Row]) -> list[Sequence[Row]]:
+    """Rows that are read together: all, unless their batch would be padding for the greater part; then each by itself."""
+    lengths = [len(row.token_ids) for row in rows]
+    together = max(lengths, default=0) * len(rows) <= 2 * sum(lengths)
+    return ([rows] if rows else []) if together else [[row] for row in rows]

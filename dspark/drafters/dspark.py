@@ -96,6 +96,10 @@ class DSparkDraftSession:
         """See `DraftSession.select`."""
         self.states.select(rows)
 
+    def join(self, other: "DSparkDraftSession") -> None:
+        """See `DraftSession.join`."""
+        self.states.join(other.states)
+
     def _hidden(self, anchors: Tensor) -> Tensor:
         """One backbone forward: the block's hidden states, `[B, K, d]`."""
         context, valid = self.states.visible()

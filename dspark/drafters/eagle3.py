@@ -92,6 +92,11 @@ class Eagle3DraftSession:
         self.states.select(rows)
         self.waiting = [self.waiting[row] for row in rows]
 
+    def join(self, other: "Eagle3DraftSession") -> None:
+        """See `DraftSession.join`."""
+        self.states.join(other.states)
+        self.waiting = [*self.waiting, *other.waiting]
+
     def _catch_up(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Turn waiting features into entries; the newest entry's output, `[B, 1, d]` (rubbish in rows without one)."""
         device, empty = (

@@ -86,6 +86,11 @@ class ModelDraftSession:
         self.context.select(rows)
         self.num_read_by_target = [self.num_read_by_target[row] for row in rows]
 
+    def join(self, other: "ModelDraftSession") -> None:
+        """See `DraftSession.join`."""
+        self.context.join(other.context)
+        self.num_read_by_target = [*self.num_read_by_target, *other.num_read_by_target]
+
     def _affordable(self, wanted: int, num_tokens: int) -> int:
         """As many drafts as the draft model has positions for: the last draft is not read by it."""
         limit = self.model.max_positions

@@ -65,6 +65,10 @@ class NgramDraftSession:
         """See `DraftSession.select`."""
         self.rows = [self.rows[row] for row in rows]
 
+    def join(self, other: "NgramDraftSession") -> None:
+        """See `DraftSession.join`."""
+        self.rows = [*self.rows, *other.rows]
+
 
 class NgramIndex:
     """Where in a growing text each sequence of `shortest` to `longest` tokens has last ended."""

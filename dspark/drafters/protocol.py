@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +67,9 @@ class DraftSession(Protocol):
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep some rows, in that order."""
+
+    def join(self, other: Any) -> None:
+        """Take over the rows of another session of the same drafter, behind the own ones."""
 
 
 class Drafter(Protocol):

@@ -43,6 +43,14 @@ class RowStates:
         self.lengths = [self.lengths[row] for row in rows]
         self.layers = tuple((keys[list(rows)], values[list(rows)]) for keys, values in self.layers)
 
+    def join(self, other: "RowStates") -> None:
+        """Take over the rows of another one, behind the own ones."""
+        self.lengths = [*self.lengths, *other.lengths]
+        self.layers = tuple(
+            (_stacked(own[0], theirs[0]), _stacked(own[1], theirs[1]))
+            for own, theirs in zip(self.layers, other.layers, strict=True)
+        )
+
     def visible(self) -> tuple[tuple[KeysValues, ...], Tensor | None]:
         """The entries up to the longest row, and `[B, L]`, True at a row's own; None where all rows are full."""
         longest = max(self.lengths)
@@ -50,6 +58,12 @@ class RowStates:
         if all(length == longest for length in self.lengths):
             return layers, None
         return layers, torch.arange(longest, device=self.next.device) < self.positions(1)
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Rows `[B, H, C, D]` of both, as wide as the wider."""
+    width = max(first.shape[2], second.shape[2])
+    return torch.cat([functional.pad(each, (0, 0, 0, width - each.shape[2])) for each in (first, second)])
 
 
 def _placed(old: Tensor, new: Tensor, places: Tensor, needed: int) -> Tensor:

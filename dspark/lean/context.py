@@ -72,6 +72,23 @@ class LeanContext:
         self.lengths = [self.lengths[row] for row in rows]
         self.slots = self.slots[:, list(rows)]
 
+    def join(self, other: "LeanContext") -> None:
+        """See `Context.join`."""
+        capacity = max(self.slots.shape[2], other.slots.shape[2])
+        both = [_with_capacity(each.slots, capacity) for each in (self, other)]
+        self.slots = torch.cat(both, 1)
+        self.rotations = max(self.rotations, other.rotations, key=len)
+        self.lengths = [*self.lengths, *other.lengths]
+
+    def copy(self, rows: Sequence[int]) -> "LeanContext":
+        """See `Context.copy`; with no slot to spare."""
+        keyword, taps = self.cache_keyword, self.taps
+        twin = LeanContext(self.model, self.forward, len(rows), cache_keyword=keyword, taps=taps)
+        twin.lengths = [self.lengths[row] for row in rows]
+        twin.slots = self.slots[:, list(rows), : max(twin.lengths)]
+        twin.rotations = self.rotations[: max(twin.lengths)]
+        return twin
+
     def _read(self, input_ids: Tensor, *, wanted: Tensor | None, **_: Any) -> Reading:
         """The forward of the model; its cache is this context."""
         # Behind an empty context no mask is needed; a mask is as long as the text, so it is made for a chunk at a time.
@@ -110,8 +127,13 @@ class LeanContext:
         capacity = self.slots.shape[2]
         if num_slots > capacity:
             grown = max(SMALLEST, num_slots + min(num_slots, LARGEST_RESERVE))
-            self.slots = functional.pad(self.slots, (0, 0, 0, 0, 0, grown - capacity))
+            self.slots = _with_capacity(self.slots, grown)
             self.rotations = self.forward.rotations(grown)
+
+
+def _with_capacity(slots: Tensor, capacity: int) -> Tensor:
+    """Slots `[layers, B, C, 2 H_kv, D]` and empty ones behind them."""
+    return functional.pad(slots, (0, 0, 0, 0, 0, capacity - slots.shape[2]))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

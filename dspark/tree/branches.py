@@ -41,5 +41,5 @@ class Branches:
 
     def _for(self, count: int) -> Processors:
         if count not in self.many:
-            self.many[count] = self.one.select([0] * count)
+            self.many[count] = self.one.of(self.one.requests * count)
         return self.many[count]

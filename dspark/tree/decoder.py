@@ -7,9 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dspark.causal_model import CausalModel
-from dspark.decoder import Row
 from dspark.randomness import round_uniforms
 from dspark.request import DecodingRequest, Generation, validate
+from dspark.row import Row
 from dspark.tree.branches import Branches
 from dspark.tree.context import TreeContext
 from dspark.tree.drafter import ModelTreeDrafter, TreeProposal

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from dspark.cache import BatchContext, Context, RowwiseContext, open_context
+from dspark.cache import BatchContext, Context, open_context
 from dspark.causal_model import CausalModel
+from dspark.rowwise import RowwiseContext
 from tests.dspark.conftest import MAX_POSITIONS, VOCAB_SIZE
 
 
@@ -20,9 +21,18 @@ def afresh(model: PreTrainedModel, text: list[int], num_rows: int) -> Tensor:
 
 
 def exercise(
-    model: PreTrainedModel, context: Context, prompts: list[list[int]], *, rounds: int, seed: int = 0
+    model: PreTrainedModel,
+    context: Context,
+    prompts: list[list[int]],
+    *,
+    rounds: int,
+    seed: int = 0,
+    newcomer: Callable[[], Context] | None = None,
 ) -> float:
-    """Random rounds of reading and rolling back; the largest difference from reading afresh."""
+    """Random rounds of reading and rolling back; the largest difference from reading afresh.
+
+    With `newcomer`, which opens a context of one row, rows also join, and copies go on in place of what was copied.
+    """
     rng = random.Random(seed)
     texts = [list(prompt) for prompt in prompts]
     width = max(map(len, texts))
@@ -51,6 +61,17 @@ def exercise(
             kept = [start + rng.randint(0, count) for start, count in zip(before, counts, strict=True)]
             texts = [text[:length] for text, length in zip(texts, kept, strict=True)]
             context.commit(kept)
+            if newcomer and rng.random() < 0.4:
+                fresh, text = newcomer(), [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(0, 9))]
+                if text:
+                    fresh.extend(torch.tensor([text]), [len(text)])
+                    fresh.commit([len(text)])
+                context.join(fresh)
+                texts.append(text)
+            if newcomer and rng.random() < 0.3:
+                rows, copied = rng.sample(range(len(texts)), max(1, len(texts) - 1)), context
+                texts, context = [texts[row] for row in rows], copied.copy(rows)
+                copied.extend(torch.full((len(copied.lengths), 3), 7), [3] * len(copied.lengths))  # must not matter
             if len(texts) > 1 and rng.random() < 0.1:
                 rows = rng.sample(range(len(texts)), len(texts) - 1)
                 texts = [texts[row] for row in rows]
@@ -71,6 +92,44 @@ def test_ragged_batch_equals_reading_afresh(tiny: Callable[..., PreTrainedModel]
     # The library's eager attention computes its softmax in float32, whatever the dtype of the model.
     tolerance = 1e-12 if attention == "sdpa" or kind == "gpt2" else 1000 * torch.finfo(torch.float32).eps
     assert exercise(model, context, PROMPTS, rounds=14) < tolerance
+
+
+def exercise_joining(model: PreTrainedModel, *, seed: int) -> float:
+    described = CausalModel.of(model)
+    context = open_context(described, 2)
+    return exercise(model, context, [[1, 2, 3], []], rounds=14, seed=seed, newcomer=lambda: open_context(described, 1))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "mamba"])
+@pytest.mark.filterwarnings("ignore:.*recomputed")
+def test_rows_join_and_are_copied(tiny: Callable[..., PreTrainedModel], kind: str, seed: int) -> None:
+    """In slots, in one cache with holes, in caches of their own, and without any."""
+    assert exercise_joining(tiny(kind), seed=seed) < 1e-10
+
+
+def padding_counts(self: BatchContext, num_slots: int) -> Tensor:
+    """The slots that a shorter cache is filled up with count as text."""
+    valid = VALID_OF(self, self.num_slots)
+    return torch.nn.functional.pad(valid, (0, num_slots - self.num_slots), value=True)
+
+
+def rows_reversed(self: BatchContext, rows: Any) -> BatchContext:
+    """Keys and values are copied in another order than lengths."""
+    twin = COPY(self, rows)
+    twin.cache = COPY(self, list(rows)[::-1]).cache
+    return twin
+
+
+VALID_OF, COPY = BatchContext._valid_of, BatchContext.copy
+
+
+@pytest.mark.parametrize(("name", "mistake"), [("_valid_of", padding_counts), ("copy", rows_reversed)])
+def test_a_join_or_copy_with_a_planted_mistake_is_seen(
+    tiny: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, name: str, mistake: Any
+) -> None:
+    monkeypatch.setattr(BatchContext, name, mistake)
+    assert max(exercise_joining(tiny("gpt2"), seed=seed) for seed in range(4)) > 1e-3
 
 
 def test_one_row_needs_no_mask_and_no_positions(tiny: Callable[..., PreTrainedModel]) -> None:
@@ -129,11 +188,19 @@ def test_a_forward_without_positions_gets_rows_of_its_own(tiny: Callable[..., Pr
             input_ids=input_ids, past_key_values=past_key_values, use_cache=use_cache
         )
     described = CausalModel.of(model)
-    assert isinstance(open_context(described, 1), BatchContext)
-    assert exercise(model, open_context(described, 1), [[1, 2]], rounds=6) < 1e-12
     context = open_context(described, 3)
     assert isinstance(context, RowwiseContext)
     assert exercise(model, context, PROMPTS[:3], rounds=6) < 1e-12
+    context = open_context(described, 1)
+    assert exercise(model, context, [[1, 2]], rounds=6) < 1e-12
+    if context.lengths[0] > 1:  # a cache without windows gives up what was committed long ago
+        context.commit([1])
+    forwards: list[int] = []
+    model.model.register_forward_pre_hook(lambda module, args, kwargs: forwards.append(1), with_kwargs=True)
+    with torch.inference_mode():
+        for _ in range(3):
+            assert context.extend(torch.tensor([[5]]), [1]).logits.shape[1] == 1
+    assert len(forwards) == 3
 
 
 def test_padding_stays_within_the_positions_of_the_model(tiny: Callable[..., PreTrainedModel]) -> None:

@@ -16,7 +16,12 @@ from tests.dspark.conftest import VOCAB_SIZE
 from verify.protocol import Capabilities, ModelPair, Request, SamplingParams, StreamingDecoder
 
 MAKERS = [value for name, value in vars(conformance).items() if name.startswith("make_")]
-SCHEDULED = {conformance.make_dspark_decoder, conformance.make_lagged_decoder, conformance.make_threshold_decoder}
+SCHEDULED = {
+    conformance.make_dspark_decoder,
+    conformance.make_lagged_decoder,
+    conformance.make_scheduled_serving_decoder,
+    conformance.make_threshold_decoder,
+}
 
 STANDARD = {make_decoder, conformance.make_serving_decoder}
 WITH_A_DRAFT_MODEL = {

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from dspark.batch import Batch
 from dspark.causal_model import CausalModel
-from dspark.decoder import Batch
 from dspark.drafters.factory import random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.request import Request, SamplingParams
+from dspark.row import Row
 from dspark.scheduler.threshold import StaticThreshold
 from dspark.verification import Verification
 
@@ -83,7 +84,7 @@ def test_crossings_of_a_round(tiny: Tiny, drafter: str, to_device: int, to_host:
     batch = Batch(
         CausalModel.of(target),
         drafters[drafter](),
-        requests,
+        [Row.of(each) for each in requests],
         scheduler=StaticThreshold(0.0) if drafter == "dspark" else None,
         verify=unequal,
     )
@@ -95,5 +96,5 @@ def test_crossings_of_a_round(tiny: Tiny, drafter: str, to_device: int, to_host:
             batch.advance()
         assert found["to device"] <= to_device
         assert found["to host"] <= to_host
-    assert len(batch.running) == len(PROMPTS)
+    assert len(batch.rows) == len(PROMPTS)
     assert drafter == "none" or len({sum(row.accepted_per_step) for row in batch.rows}) > 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import dspark.decoder as loop
+import dspark.row
 from dspark import Generation, ModelDrafter, NgramDrafter, Request, SamplingParams, SpeculativeDecoder
 from dspark.drafters.protocol import Proposal
 from dspark.lean.context import LeanContext
@@ -198,7 +198,7 @@ def test_a_seed_gives_one_output_alone_and_in_any_batch(tiny: Tiny, drafter: str
 
 def test_a_shared_stream_is_seen(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(loop, "uniform_source", lambda seed: shared)
+    monkeypatch.setattr(dspark.row, "uniform_source", lambda seed: shared)
     decoder = SpeculativeDecoder(tiny("qwen3"), ModelDrafter(tiny("qwen3", seed=1)))
     solo = [decoder.generate([each])[0].token_ids for each in MIXED]
     assert [each.token_ids for each in decoder.generate(MIXED)] != solo
@@ -369,7 +369,7 @@ def test_nan_logits_name_request_and_position(tiny: Tiny, sampling: SamplingPara
     target.calls = 0
     target.register_forward_hook(break_late)
     decoder = SpeculativeDecoder(target)
-    with pytest.raises(ValueError, match="request 1 at output position 2 are NaN"):
+    with pytest.raises(ValueError, match="request 1: the target's logits at output position 2 are NaN"):
         decoder.generate([request(sampling=sampling), request(PROMPTS[0], sampling=sampling)])
 
 

@@ -18,6 +18,7 @@ from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.drafters.states import RowStates
 from dspark.networks.eagle3 import Eagle3Network
 from dspark.sampling import Processors
+from dspark.serving import Engine, Limits
 from dspark.training.anchors import block_mask
 from tests.dspark.conftest import VOCAB_SIZE
 
@@ -78,10 +79,12 @@ def read_afresh(target: PreTrainedModel, drafter: Any, text: list[int], drafts: 
     return logits[: len(drafts)], None if confidences is None else confidences[: len(drafts)].sigmoid()
 
 
-def worst_difference(target: PreTrainedModel, drafter: DSparkDrafter | Eagle3Drafter) -> float:
+def worst_difference(
+    target: PreTrainedModel, drafter: DSparkDrafter | Eagle3Drafter, decoder_of: Callable[..., Any] = SpeculativeDecoder
+) -> float:
     """Decode a ragged batch in which rows finish one after the other; compare every proposal with reading afresh."""
     recorder = Recorder(drafter)
-    SpeculativeDecoder(target, recorder).generate(
+    decoder_of(target, recorder).generate(
         [
             Request(
                 prompt_token_ids=prompt,
@@ -133,6 +136,34 @@ def drafter_of(target: PreTrainedModel, kind: Kind, **choices: Any) -> DSparkDra
 def test_a_session_says_what_reading_afresh_says(tiny: Tiny, family: str, kind: Kind, choices: dict[str, Any]) -> None:
     target = tiny(family)
     assert worst_difference(target, drafter_of(target, kind, **choices)) < 1e-12
+
+
+def engine(target: PreTrainedModel, drafter: Any) -> Engine:
+    """One whose rows join while others run, and come back after they had to wait."""
+    return Engine(target, drafter, limits=Limits(max_rows=2, max_tokens=24))
+
+
+def test_sessions_that_join_say_what_reading_afresh_says(tiny: Tiny) -> None:
+    target = tiny("qwen3")
+    kinds: list[Kind] = ["dspark", "eagle3"]
+    for kind in kinds:
+        assert worst_difference(target, drafter_of(target, kind), engine) < 1e-12
+
+
+def rows_swapped(self: RowStates, other: RowStates) -> None:
+    """Those who join stand before those who were there."""
+    join(self, other)
+    order = [*range(len(self.lengths) - len(other.lengths), len(self.lengths))]
+    self.select([*order, *range(len(self.lengths) - len(other.lengths))])
+
+
+join = RowStates.join
+
+
+def test_sessions_that_join_in_the_wrong_order_do_not(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RowStates, "join", rows_swapped)
+    target = tiny("qwen3")
+    assert worst_difference(target, drafter_of(target, "dspark"), engine) > 1e-3
 
 
 def stale_context(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Lfm2Config, PreTrainedModel
 
-from dspark.cache import RowwiseContext, SnapshotRow, open_context
+from dspark.cache import open_context
 from dspark.causal_model import CausalModel
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
+from dspark.rowwise import RowwiseContext, SnapshotRow
 from tests.dspark.conftest import SHAPE
 from verify.cases import EXACT_RECURRENT
 from verify.exact.distance import total_variation

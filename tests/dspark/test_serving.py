@@ -1,6 +1,6 @@
 """The serving engine: queueing, preemption and reuse of prefixes change no output; planted bugs do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,15 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from dspark import serving
+from dspark import prefixes
+from dspark.batch import Batch
 from dspark.cache import BatchContext
 from dspark.conformance import make_dspark_decoder
-from dspark.decoder import Batch, Row, SpeculativeDecoder
+from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
 from dspark.randomness import uniform_source
 from dspark.request import Request, SamplingParams
+from dspark.row import Row
 from dspark.serving import Engine, Limits
 from verify.models.observer import observed
 from verify.models.pairs import Relation, TableSpec, table_pair
@@ -82,9 +84,9 @@ def test_prefixes_are_not_read_again(pair: ModelPair) -> None:
     assert engine.counters.num_reused_tokens == 8
 
 
-def copies_nothing(self: BatchContext) -> BatchContext:
+def copies_nothing(self: BatchContext, rows: Sequence[int]) -> BatchContext:
     """KV-13: a request writes into the cache that others start from."""
-    return self
+    return copied(self, rows) if len(self.lengths) > 1 else self
 
 
 def one_token_too_many(first: Any, second: Any) -> int:
@@ -97,21 +99,22 @@ def whole_pages(first: Any, second: Any) -> int:
     return min(-4 * (-common(first, second) // 4), len(first), len(second))
 
 
-def stream_starts_anew(self: Engine, row: Row) -> Batch:
+def stream_starts_anew(self: Engine, rows: Sequence[Row]) -> Batch:
     """A preempted request draws its first random numbers again."""
-    row.source = uniform_source(row.request.seed)
-    return start(self, row)
+    for row in rows:
+        row.source = uniform_source(row.request.seed)
+    return start(self, rows)
 
 
-common, start = serving.common_length, Engine._begin
+common, start, copied = prefixes.common_length, Engine._begin, BatchContext.copy
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "bug"),
     [
         (BatchContext, "copy", copies_nothing),
-        (serving, "common_length", one_token_too_many),
-        (serving, "common_length", whole_pages),
+        (prefixes, "common_length", one_token_too_many),
+        (prefixes, "common_length", whole_pages),
         (Engine, "_begin", stream_starts_anew),
     ],
 )
@@ -211,14 +214,102 @@ def broken_for(model: PreTrainedModel, token_id: int) -> None:
     model.register_forward_hook(spoil, with_kwargs=True)
 
 
+class Spy:
+    """A schedule that verifies everything and remembers how many rows it was asked about."""
+
+    def __init__(self) -> None:
+        self.num_rows: list[int] = []
+
+    def open(self) -> "Spy":
+        return self
+
+    def admit(self, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
+        self.num_rows.append(len(confidences))
+        return tuple(map(len, confidences))
+
+
+def test_running_requests_share_rounds_and_schedule(pair: ModelPair) -> None:
+    spy = Spy()
+    engine = Engine(pair.target, ModelDrafter(pair.draft), limits=Limits(max_rows=3), scheduler=spy)
+    asked = [Request(prompt_token_ids=(1, 2, index), max_new_tokens=9, seed=index) for index in range(6)]
+    with observed(pair.target) as trace:
+        first = engine.submit(asked[0])
+        engine.step()
+        tickets = [first, *map(engine.submit, asked[1:])]
+        num_rounds = engine.counters.num_rounds
+        emitted = {ticket: [] for ticket in tickets}  # type: dict[int, list[int]]
+        while engine.waiting or engine.running:
+            running = {job.ticket for job in engine.running}
+            for ticket, tokens in engine.step().items():
+                emitted[ticket] += tokens
+            assert len(engine.running) <= 3
+            assert running or engine.running
+    alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft)).generate(asked)
+    answers = [engine.finished[ticket] for ticket in tickets]
+    assert [each.token_ids for each in answers] == [each.token_ids for each in alone]
+    assert [tuple(emitted[ticket]) for ticket in tickets[1:]] == [each.token_ids for each in alone[1:]]
+    assert num_rounds == 1
+    assert spy.num_rows[0] == 1
+    assert max(spy.num_rows) == 3
+    num_rows = sum(len(each.record.drafted_per_step) for each in answers)
+    assert engine.counters.num_rounds < 0.5 * num_rows
+    assert len(trace.calls) >= engine.counters.num_rounds
+
+
+class Refuses:
+    """A grammar that raises behind a token."""
+
+    initial_state = 0
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def allowed(self, state: int) -> Sequence[int]:
+        if state == self.after:
+            raise ValueError("this grammar is broken")
+        return range(16)
+
+    def next_state(self, state: int, token_id: int) -> int:
+        return state + 1
+
+    def is_final(self, state: int) -> bool:
+        return False
+
+
+def test_a_request_whose_round_raises_fails_alone(pair: ModelPair) -> None:
+    """The others go on with the random numbers that they would have drawn."""
+    engine = Engine(pair.target, ModelDrafter(pair.draft), limits=Limits(max_rows=4))
+    asked = [Request(prompt_token_ids=(1, 2, index), max_new_tokens=12, seed=index) for index in range(3)]
+    bad = replace(asked[0], sampling=SamplingParams(grammar=Refuses(after=5)))
+    tickets = [engine.submit(each) for each in (asked[0], bad, *asked[1:])]
+    while engine.waiting or engine.running:
+        engine.step()
+    assert set(engine.failed) == {tickets[1]}
+    assert "this grammar is broken" in str(engine.failed[tickets[1]])
+    alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft)).generate(asked)
+    assert [engine.finished[ticket] for ticket in (tickets[0], *tickets[2:])] == alone
+
+
+def test_prompts_of_unlike_lengths_are_read_one_by_one(pair: ModelPair) -> None:
+    asked = [Request(prompt_token_ids=(1,) * length, max_new_tokens=1, seed=0) for length in (3, 4, 5, 40)]
+    for requests_together, num_reads in ((asked[:3], 1), (asked, 4)):
+        engine = Engine(pair.target, limits=Limits(max_rows=4))
+        with observed(pair.target) as trace:
+            engine.generate(requests_together)
+        assert len(trace.calls) == num_reads + 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("drafts", [True, False])
 @pytest.mark.parametrize("broken_off", range(1, 7))
 def test_a_round_that_is_broken_off_is_not_half_kept(
-    tiny: Callable[..., PreTrainedModel], broken_off: int, drafts: bool
+    tiny: Callable[..., PreTrainedModel], broken_off: int, drafts: bool, temperature: float
 ) -> None:
     model = tiny("gpt2")
-    greedy = SamplingParams(temperature=0.0, repetition_penalty=1.3)
-    asked = [Request(prompt_token_ids=(first, 2, 3), max_new_tokens=8, sampling=greedy) for first in (4, 5)]
+    sampling = SamplingParams(temperature=temperature, repetition_penalty=1.3)
+    asked = [
+        Request(prompt_token_ids=(first, 2, 3), max_new_tokens=8, sampling=sampling, seed=first) for first in (4, 5)
+    ]
     engine = Engine(model, ModelDrafter(tiny("gpt2", seed=1)) if drafts else None)
     expected = [answer.token_ids for answer in engine.generate(asked)]
     engine.prefixes.entries.clear()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark.decoder import Batch
+from dspark.batch import Batch
 from dspark.drafters.protocol import Proposal
 from dspark.randomness import RoundUniforms, round_uniforms
 from dspark.sampling import Processors
@@ -150,7 +150,7 @@ MUTANTS = (
         family="ACC",
         source="https://github.com/romsto/Speculative-Decoding/commit/41668c8d34da99c20932b902cac65d22ae29ff36",
         mechanism="from the second block on the acceptance test uses the tokens of the first",
-        patches={"dspark.decoder.Batch._propose": remember_the_first_block},
+        patches={"dspark.batch.Batch._propose": remember_the_first_block},
         check=EXACT,
         properties=LAW,
         diagnosis=OTHER_TOKEN,
@@ -229,7 +229,7 @@ MUTANTS = (
         family="ACC",
         source="derived",
         mechanism="the accept coin is drawn once per block and reused for every position",
-        patches={"dspark.decoder.round_uniforms": one_coin_per_block},
+        patches={"dspark.batch.round_uniforms": one_coin_per_block},
         check=EXACT,
         properties=LAW,
         diagnosis=("coin_of_the_round",),

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dspark.batch import Batch
 from dspark.cache import BatchContext
 from dspark.causal_model import CausalModel
-from dspark.decoder import Batch, SpeculativeDecoder
+from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.protocol import Proposal
 from dspark.sampling import draw
 from dspark.verification import Verification, residual, verify_block
@@ -87,11 +88,12 @@ def packed_without_padding(*, target_probs: Tensor, draft_lengths: Tensor, **key
 def order_of_the_batch_before(self: Batch, *arguments: Any) -> Proposal:
     """Drafts are scattered by the places that the requests had in the last round's batch."""
     proposal = propose(self, *arguments)
-    before = self.__dict__.get("places", self.running)
-    self.__dict__["places"] = list(self.running)
-    if not proposal.draft_token_ids.shape[1] or before == self.running:
+    names = [id(row) for row in self.rows]
+    before = self.__dict__.get("places", names)
+    self.__dict__["places"] = names
+    if not proposal.draft_token_ids.shape[1] or before == names:
         return proposal
-    places = torch.tensor([before.index(index) % len(self.running) for index in self.running])
+    places = torch.tensor([before.index(name) % len(names) for name in names])
     return Proposal(proposal.draft_token_ids[places], proposal.draft_probs, proposal.draft_lengths)
 
 
@@ -296,7 +298,7 @@ MUTANTS = (
         "ASYNC-1",
         "https://github.com/vllm-project/vllm/pull/46899",
         "draft placeholders outlive their window: every second round verifies the drafts of the one before",
-        "decoder.Batch._propose",
+        "batch.Batch._propose",
         placeholders_as_drafts,
         "test_03_sampled_law.py::test_tables[table-v16-close-sharp1.5-seed301]",
         family="ASYNC",
@@ -306,7 +308,7 @@ MUTANTS = (
         "ASYNC-4",
         "https://github.com/vllm-project/vllm/pull/43434",
         "draft ids are scattered in the order of the batch before",
-        "decoder.Batch._propose",
+        "batch.Batch._propose",
         order_of_the_batch_before,
         "test_08_randomness.py::test_seed_reproduces_in_a_batch",
         family="ASYNC",

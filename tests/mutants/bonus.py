@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark.decoder import Batch
+from dspark.batch import Batch
 from dspark.drafters.model import ModelDraftSession
 from dspark.drafters.protocol import Proposal
 from dspark.sampling import Processors, draw
@@ -140,7 +140,7 @@ MUTANTS = (
         "BON-8b",
         "derived",
         "the bonus comes from the draft's row K+1",
-        {SESSION: one_draft_more, "dspark.decoder.Batch._propose": bonus_from_draft},
+        {SESSION: one_draft_more, "dspark.batch.Batch._propose": bonus_from_draft},
         "bonus_from_draft",
     ),
     bon(

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dspark.batch import Batch
 from dspark.cache import BatchContext, _gather_slots
 from dspark.causal_model import CausalModel, Reading
-from dspark.decoder import Batch, _rounds
+from dspark.decoder import _rounds
 from dspark.drafters.model import ModelDraftSession
 from dspark.drafters.protocol import Proposal
 from tests.mutants.mutant import ROLLBACK, Mutant
@@ -144,7 +145,7 @@ def ends_with_the_draft(self: Batch, *arguments: Any) -> Proposal:
     """A text that the draft cannot read to its end gets one token more, and no other."""
     session: Any = self.session
     limit = session.model.max_positions
-    for row in (self.rows[index] for index in self.running):
+    for row in self.rows:
         if limit is not None and len(row.token_ids) > limit:
             row.request = replace(row.request, max_new_tokens=len(row.roles) + 1)  # type: ignore[type-var]
     return propose(self, *arguments)
@@ -156,7 +157,7 @@ def kv(row: str, source: str, mechanism: str, patches: dict[str, Any], **fields:
     return Mutant(id=row, source=source, mechanism=mechanism, patches=patches, **given)
 
 
-OPEN = "dspark.decoder.open_context"
+OPEN = "dspark.batch.open_context"
 OPEN_DRAFT = "dspark.drafters.model.open_context"
 ACCEPTANCE = {"properties": ("draft = target accepts everything", "acceptance is 1 - TV")}
 OUTGROWN: dict[str, Any] = {
@@ -180,7 +181,7 @@ MUTANTS = (
         "KV-4",
         "https://github.com/ml-explore/mlx-lm/pull/1528",
         "the rewind of an aborted stream is applied to the next request",
-        {"dspark.decoder._rounds": remember_an_abort, "dspark.decoder.Batch._prefill": rewind_after_an_abort},
+        {"dspark.decoder._rounds": remember_an_abort, "dspark.batch.Batch._prefill": rewind_after_an_abort},
         check="test_14_streaming.py::test_cancellation",
         properties=("cancellation",),
     ),
@@ -236,7 +237,7 @@ MUTANTS = (
         "EDGE-3b",
         "https://github.com/vllm-project/vllm/pull/24662",
         "a text that outgrows the draft's context ends there",
-        {"dspark.decoder.Batch._propose": ends_with_the_draft},
+        {"dspark.batch.Batch._propose": ends_with_the_draft},
         **OUTGROWN,
     ),
     kv(
@@ -256,7 +257,7 @@ MUTANTS = (
         "TREE-9",
         "https://github.com/NVIDIA/TensorRT-LLM/issues/2263",
         "state is not reset between calls: the second one reads a token of the first",
-        {"dspark.decoder.Batch._prefill": left_over_from_the_call_before},
+        {"dspark.batch.Batch._prefill": left_over_from_the_call_before},
         check="test_06_state.py::test_calls_are_independent",
         properties=(*STATE, "calls are independent"),
         family="KV",

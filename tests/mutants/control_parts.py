@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark.cache import RowwiseContext
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.randomness import RoundUniforms, round_uniforms
+from dspark.rowwise import RowwiseContext
 from dspark.sampling import History, Processors, draw
 from dspark.scheduler.protocol import ScheduleSession
 from dspark.verification import Verification, acceptance_ratios, accepted_prefix
@@ -121,6 +121,11 @@ class Around:
         """See `DraftSession.select`."""
         assert self.inner is not None, "open() comes first"
         self.inner.select(rows)
+
+    def join(self, other: "Around") -> None:
+        """See `DraftSession.join`."""
+        assert self.inner is not None, "open() comes first"
+        self.inner.join(other.inner)
 
 
 class SometimesSilent(Around):

@@ -149,7 +149,7 @@ CONTROLS: dict[str, Control] = {
         Control(
             id="other-order",
             about="draws its random numbers in another order: drafts last, the final token's first",
-            make=Parts(patches={"dspark.decoder.round_uniforms": parts.drafts_last}, claims=STANDARD),
+            make=Parts(patches={"dspark.batch.round_uniforms": parts.drafts_last}, claims=STANDARD),
         ),
         Control(
             id="multinomial",
@@ -182,7 +182,7 @@ CONTROLS: dict[str, Control] = {
             about="a batch whose rows have caches of their own and are read one after the other",
             make=Parts(
                 patches={
-                    "dspark.decoder.open_context": parts.RowwiseContext,
+                    "dspark.batch.open_context": parts.RowwiseContext,
                     "dspark.drafters.model.open_context": parts.RowwiseContext,
                 },
                 claims=STANDARD,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dspark.decoder import Row
 from dspark.grammar import possible_tokens
+from dspark.row import Row
 from dspark.sampling import Processors
 from tests.mutants.mutant import Mutant
 
@@ -128,6 +128,6 @@ MUTANTS = (
         "https://github.com/sgl-project/sglang/pull/21723",
         "a finish by the grammar is not checked where blocks are verified: the output never stops",
         None,
-        patches={"dspark.decoder.Row.emit": end_not_checked},
+        patches={"dspark.row.Row.emit": end_not_checked},
     ),
 )

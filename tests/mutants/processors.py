@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from dspark.decoder import Batch
+from dspark.batch import Batch
 from dspark.sampling import History, Processors
 from tests.mutants.draft_laws import PROCESSED
 from tests.mutants.mutant import HISTORY, Mutant
@@ -19,7 +19,7 @@ probs = Processors.probs
 law = Processors.law
 history = Processors.history
 penalised = Processors._penalised
-select = Processors.select
+of = Processors.of
 logprobs = Batch._logprobs
 LAW = (*PROCESSED, "processors inside a block")
 
@@ -82,9 +82,9 @@ def penalties_of_the_neighbour(self: Processors, *arguments: Any, **keywords: An
         setattr(self, name, None if values is None else values.roll(1, 0))
 
 
-def settings_of_the_batch_before(self: Processors, rows: Sequence[int]) -> Processors:
+def settings_of_the_batch_before(self: Processors, requests: Sequence[Any]) -> Processors:
     """After a row has left, the others keep their old places' settings."""
-    return select(self, list(range(len(rows))))
+    return of(self, self.requests[: len(requests)])
 
 
 def only_before_the_first_sample(self: Processors, logits: Tensor, history: History, *arguments: Any) -> Tensor:
@@ -231,7 +231,7 @@ MUTANTS = (
         "LOGP-a",
         "derived",
         "after a row has left the batch the others are processed with the settings of their old places",
-        {"select": settings_of_the_batch_before},
+        {"of": settings_of_the_batch_before},
         check=MIXED,
         properties=("mixed processors", "mixed sampling"),
     ),
@@ -279,7 +279,7 @@ MUTANTS = (
         "LOGP-16",
         "https://github.com/ggml-org/llama.cpp/pull/12643",
         "a mask is applied only if the sampled token is illegal: reported probabilities are not renormalised",
-        {"scores": remember_unmasked, "dspark.decoder.Batch._logprobs": logprobs_before_the_mask},
+        {"scores": remember_unmasked, "dspark.batch.Batch._logprobs": logprobs_before_the_mask},
         check="test_11_logprobs.py::test_tables[forbidden_tokens]",
         properties=("logprobs",),
     ),

@@ -83,7 +83,7 @@ def seeded_at_start(models: Any) -> Any:
     def source(seed: int | None) -> torch.Generator:
         return generator if seed is None else uniform_source(seed)
 
-    return PatchedDecoder(make_decoder, {"dspark.decoder.uniform_source": source}, models)
+    return PatchedDecoder(make_decoder, {"dspark.row.uniform_source": source}, models)
 
 
 def seeds_the_process_at_start(models: Any) -> Any:
@@ -93,7 +93,7 @@ def seeds_the_process_at_start(models: Any) -> Any:
     def source(seed: int | None) -> torch.Generator:
         return torch.default_generator if seed is None else uniform_source(seed)
 
-    return PatchedDecoder(make_decoder, {"dspark.decoder.uniform_source": source}, models)
+    return PatchedDecoder(make_decoder, {"dspark.row.uniform_source": source}, models)
 
 
 class ShortStream(torch.Generator):
@@ -155,7 +155,7 @@ def rng(row: str, source: str, mechanism: str, patch: str, value: Any, check: st
     return Mutant(id=row, family="RNG", source=source, mechanism=mechanism, patches=patches, check=check, **given)
 
 
-SOURCE, ROUND = "decoder.uniform_source", "decoder.round_uniforms"
+SOURCE, ROUND = "row.uniform_source", "batch.round_uniforms"
 REPRODUCES: dict[str, Any] = {"properties": ("seeds reproduce", "streaming = non-streaming")}
 TRT = "https://github.com/NVIDIA/TensorRT-LLM"
 MUTANTS = (

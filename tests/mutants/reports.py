@@ -7,11 +7,13 @@ from unittest import mock
 
 from torch import Tensor
 
-from dspark.decoder import Batch, Row, SpeculativeDecoder, _rounds
+from dspark.batch import Batch
+from dspark.decoder import SpeculativeDecoder, _rounds
 from dspark.drafters.model import ModelDraftSession
 from dspark.drafters.protocol import Proposal
 from dspark.record import AcceptanceRecord
 from dspark.request import Generation
+from dspark.row import Row
 from dspark.verification import Verification
 from tests.mutants.mutant import Mutant
 from tests.mutants.randomness import draft_coin_again
@@ -117,7 +119,7 @@ def first_token_of_each_chunk(batch: Batch) -> Any:
 def last_chunk_lost(batch: Batch) -> Any:
     """The chunk that ends the request is not sent."""
     for chunk in _rounds(batch):
-        if batch.running:
+        if batch.rows:
             yield chunk
 
 
@@ -148,7 +150,7 @@ def sampled_anew(self: SpeculativeDecoder, request: Any) -> Any:
     """Streams without a seed have a sampler of their own, which judges a draft by the number that drew it."""
     if request.seed is not None:
         return stream(self, request)
-    with mock.patch("dspark.decoder.round_uniforms", draft_coin_again):
+    with mock.patch("dspark.batch.round_uniforms", draft_coin_again):
         return iter(list(stream(self, request)))
 
 
@@ -167,7 +169,7 @@ def bug(row: str, source: str, mechanism: str, patches: dict[str, Any], check: s
     )
 
 
-LOGPROBS, RECORD, ROUNDS = "decoder.Batch._logprobs", "decoder.AcceptanceRecord.of", "decoder._rounds"
+LOGPROBS, RECORD, ROUNDS = "batch.Batch._logprobs", "row.AcceptanceRecord.of", "decoder._rounds"
 PLAIN = "test_11_logprobs.py::test_tables[{}]"
 COUNTS = "test_10_acceptance.py::test_record[0.0]"
 # A record that does not add up is refused wherever the first answer comes in.
@@ -218,7 +220,7 @@ MUTANTS = (
         "LPROB-6",
         "https://github.com/sgl-project/sglang/pull/14046",
         "only the first token has a log-probability",
-        {"decoder.Row.generation": only_the_first},
+        {"row.Row.generation": only_the_first},
         PLAIN.format("plain"),
         "logprobs",
     ),
@@ -226,7 +228,7 @@ MUTANTS = (
         "LPROB-b",
         "derived",
         "a stop inside a block cuts the token ids, not their log-probabilities",
-        {"decoder.Row.emit": behind_the_stop},
+        {"row.Row.emit": behind_the_stop},
         PLAIN.format("stop_tokens"),
         "logprobs",
         "logprobs in a batch",
@@ -251,7 +253,7 @@ MUTANTS = (
         "STAT-b",
         "derived",
         "the token that takes the place of a rejected draft is said to be an accepted one",
-        {"decoder.Row.emit": recovered_counts_as_accepted},
+        {"row.Row.emit": recovered_counts_as_accepted},
         "test_10_acceptance.py::test_roles",
         "accounting",
     ),
@@ -259,7 +261,7 @@ MUTANTS = (
         "STOP-11",
         "https://github.com/sgl-project/sglang/issues/39826",
         "a counter runs over the accepted drafts, past the stop token among them",
-        {"decoder.Row.emit": drafts_behind_the_stop_count},
+        {"row.Row.emit": drafts_behind_the_stop_count},
         "test_10_acceptance.py::test_record_of_stopped_requests",
         "accounting",
     ),
@@ -323,7 +325,7 @@ MUTANTS = (
         "STREAM-3",
         "https://github.com/turboderp-org/exllamav2/issues/108",
         "the stream knows no stop token: it sends the block as it was verified",
-        {"decoder.Row.emit": chunk_not_cut},
+        {"row.Row.emit": chunk_not_cut},
         "test_14_streaming.py::test_stream[stop]",
         "streaming = non-streaming",
     ),

@@ -1,22 +1,31 @@
-"""Planted bugs of a serving engine: prefixes that requests share (PREFIX), and requests that wait and come back (PREEMPT)."""
+"""Planted bugs of a serving engine: shared prefixes (PREFIX), requests that wait and come back (PREEMPT), and that join (JOIN)."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+from torch.nn import functional
+
+from dspark.batch import Batch
 from dspark.cache import BatchContext
 from dspark.conformance import make_serving_decoder
-from dspark.decoder import Batch, Row
+from dspark.prefixes import common_length
 from dspark.randomness import uniform_source
-from dspark.serving import Engine, common_length
+from dspark.row import Row
+from dspark.serving import Engine
 from tests.mutants.mutant import Mutant
 
 begin = Engine._begin
+copied = BatchContext.copy
+joined = BatchContext.join
+valid_of = BatchContext._valid_of
+batches_joined = Batch.join
 preempt = Engine._preempt
 
 
-def shared_with_everybody(self: BatchContext) -> BatchContext:
+def shared_with_everybody(self: BatchContext, rows: Sequence[int]) -> BatchContext:
     """A request writes into the very cache that others start from."""
-    return self
+    return copied(self, rows) if len(self.lengths) > 1 else self
 
 
 def one_token_too_many(first: Sequence[int], second: Sequence[int]) -> int:
@@ -34,10 +43,11 @@ def whole_pages(first: Sequence[int], second: Sequence[int]) -> int:
     return min(-4 * (-common_length(first, second) // 4), len(first), len(second))
 
 
-def stream_starts_anew(self: Engine, row: Row) -> Batch:
+def stream_starts_anew(self: Engine, rows: Sequence[Row]) -> Batch:
     """A request that comes back draws its first random numbers again."""
-    row.source = uniform_source(row.request.seed)
-    return begin(self, row)
+    for row in rows:
+        row.source = uniform_source(row.request.seed)
+    return begin(self, rows)
 
 
 def changed_on_the_way(change: Any) -> Any:
@@ -78,6 +88,27 @@ def serving(row: str, source: str, mechanism: str, name: str, value: Any, check:
     )
 
 
+def padding_counts(self: BatchContext, num_slots: int) -> Tensor:
+    """The slots that a shorter row is filled up with when it joins count as text."""
+    return functional.pad(valid_of(self, self.num_slots), (0, num_slots - self.num_slots), value=True)
+
+
+def joins_in_front(self: BatchContext, other: BatchContext) -> None:
+    """The newcomer's keys and values are put before the others', its length behind theirs."""
+    before, num_old, num_new = list(self.lengths), len(self.lengths), len(other.lengths)
+    joined(self, other)
+    lengths = [*before, *other.lengths]
+    self.select([*range(num_old, num_old + num_new), *range(num_old)])
+    self.lengths = lengths
+
+
+def settings_of_those_who_were_there(self: Batch, other: Batch) -> None:
+    """A newcomer is processed with the settings of the row that began last."""
+    requests = [*self.processors.requests, *[self.processors.requests[-1]] * len(other.rows)]
+    batches_joined(self, other)
+    self.processors = self.processors.of(requests)
+
+
 SHARED = ("test_06_state.py::test_shared_prefixes", "shared prefixes", "greedy identity", "calls are independent")
 MANY = ("test_07_batches.py::test_many_requests", "more requests than run at once", "ragged batch", "finished rows")
 SEEDS = ("test_08_randomness.py::test_seed_reproduces_in_a_batch", "seeds reproduce")
@@ -94,7 +125,7 @@ MUTANTS = (
         "PREFIX-a",
         "derived",
         "the common prefix is matched one token too long",
-        "common_length",
+        "dspark.prefixes.common_length",
         one_token_too_many,
         *SHARED,
     ),
@@ -102,7 +133,7 @@ MUTANTS = (
         "PREFIX-b",
         "derived",
         "prefixes are told apart by their first token: another request's is reused",
-        "common_length",
+        "dspark.prefixes.common_length",
         by_the_first_token,
         *SHARED,
     ),
@@ -110,7 +141,7 @@ MUTANTS = (
         "PREFIX-c",
         "derived",
         "a match is rounded up to a whole page, the end of which is another request's",
-        "common_length",
+        "dspark.prefixes.common_length",
         whole_pages,
         *SHARED,
     ),
@@ -137,5 +168,32 @@ MUTANTS = (
         "Engine._begin",
         stream_starts_anew,
         *SEEDS,
+    ),
+    serving(
+        "JOIN-a",
+        "derived",
+        "the padding behind a shorter row that joins the batch counts as text",
+        "dspark.cache.BatchContext._valid_of",
+        padding_counts,
+        *MANY,
+    ),
+    serving(
+        "JOIN-b",
+        "derived",
+        "keys and values of a row that joins the batch get another row's place",
+        "dspark.cache.BatchContext.join",
+        joins_in_front,
+        *MANY,
+    ),
+    serving(
+        "JOIN-c",
+        "derived",
+        "a row that joins the batch is processed with another row's settings",
+        "dspark.batch.Batch.join",
+        settings_of_those_who_were_there,
+        "test_07_batches.py::test_mixed_processors",
+        "mixed processors",
+        "mixed sampling",
+        "more requests than run at once",
     ),
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dspark.cache import SnapshotRow
+from dspark.rowwise import SnapshotRow
 from tests.mutants.mutant import Mutant
 
 
@@ -42,7 +42,7 @@ def ssm(row: str, source: str, mechanism: str, value: Any) -> Mutant:
         family="SSM",
         source=source,
         mechanism=mechanism,
-        patches={"dspark.cache.SnapshotRow.commit": value},
+        patches={"dspark.rowwise.SnapshotRow.commit": value},
         check="test_06_state.py::test_recurrent_state",
         properties=("recurrent state",),
     )

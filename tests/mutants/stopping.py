@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dspark.batch import Batch
 from dspark.cache import BatchContext
 from dspark.causal_model import Reading
-from dspark.decoder import Batch, Row
 from dspark.drafters.protocol import Proposal
+from dspark.row import Row
 from dspark.sampling import draw
 from dspark.verification import Verification, verify_block
 from tests.mutants.mutant import Mutant
@@ -86,7 +87,7 @@ def draft_stop_finishes(self: Batch, rows: list[Row], proposal: Proposal, *argum
 def last_draft_drawn_again(self: Batch, *arguments: Any) -> Proposal:
     """A candidate that ends with a stop token is accepted, and its last token is then drawn from the target."""
     proposal = propose(self, *arguments)
-    stops = [self.rows[index].request.stop_token_ids for index in self.running]
+    stops = [row.request.stop_token_ids for row in self.rows]
 
     def rule(*, draft_lengths: Tensor, target_probs: Tensor, final_uniforms: Tensor, **keywords: Any) -> Verification:
         given = {"draft_lengths": draft_lengths, "target_probs": target_probs, "final_uniforms": final_uniforms}
@@ -154,7 +155,7 @@ MUTANTS = (
         "STOP-1",
         "https://github.com/huggingface/transformers/issues/47912",
         "a stop token accepted inside a block is missed",
-        "decoder.Row.emit",
+        "row.Row.emit",
         stops_within(lambda num_tokens, _: [num_tokens - 1]),
         OFFSET.format("same"),
         "stop at every offset",
@@ -164,7 +165,7 @@ MUTANTS = (
         "STOP-3",
         "https://github.com/ohdearquant/lattice/pull/245",
         "the budget is checked between rounds only: a whole block is committed beyond it",
-        "decoder.Row.num_remaining",
+        "row.Row.num_remaining",
         property(budget_of_the_loop),
         LENGTH,
         "exact length",
@@ -173,7 +174,7 @@ MUTANTS = (
         "STOP-5",
         "https://github.com/antonellof/ferrox/pull/311",
         "the limit counts rounds, and a round emits several tokens",
-        "decoder.Row.num_remaining",
+        "row.Row.num_remaining",
         property(rounds_for_tokens),
         LENGTH,
         "exact length",
@@ -182,7 +183,7 @@ MUTANTS = (
         "STOP-7",
         "https://github.com/sgl-project/sglang/pull/23802",
         "the stop is looked for in the last two tokens of a block: one that came earlier is missed",
-        "decoder.Row.emit",
+        "row.Row.emit",
         stops_within(lambda num_tokens, _: range(max(0, num_tokens - 2), num_tokens)),
         OFFSET.format("same"),
         "stop at every offset",
@@ -192,7 +193,7 @@ MUTANTS = (
         "STOP-8",
         "https://github.com/sgl-project/sglang/issues/31599",
         'a stop token that is also the last allowed one gives finish_reason "length"',
-        "decoder.Row.emit",
+        "row.Row.emit",
         length_before_stop,
         "test_05_stopping.py::test_stop_on_the_last_token",
         "stop beats length",
@@ -202,7 +203,7 @@ MUTANTS = (
         "STOP-9",
         "https://github.com/vllm-project/vllm/pull/47616",
         "the text ends at the stop, and token ids behind it are returned",
-        "decoder.Row.emit",
+        "row.Row.emit",
         ids_behind_the_stop,
         OFFSET.format("same"),
         "stop at every offset",
@@ -212,7 +213,7 @@ MUTANTS = (
         "STOP-10",
         "https://github.com/ikawrakow/ik_llama.cpp/pull/2358",
         "a block is charged to the budget before it is emitted: the output ends one token short",
-        "decoder.Row.emit",
+        "row.Row.emit",
         block_charged_first,
         LENGTH,
         "exact length",
@@ -221,7 +222,7 @@ MUTANTS = (
         "STOP-12",
         "https://github.com/romsto/Speculative-Decoding/commit/97b82fb93d3bb62e596f47bd470dab376a05ed84",
         "a stop token is looked for among accepted drafts only, not in the recovered or bonus token",
-        "decoder.Row.emit",
+        "row.Row.emit",
         stops_within(lambda _, num_accepted: range(num_accepted)),
         OFFSET.format("opposed"),
         "stop at every offset",
@@ -231,7 +232,7 @@ MUTANTS = (
         "STOP-13",
         "https://github.com/openvinotoolkit/openvino.genai/pull/3293",
         "a drafted stop token finishes the sequence; when the target rejects it an assertion fails",
-        "decoder.Batch._emit",
+        "batch.Batch._emit",
         draft_stop_finishes,
         "test_05_stopping.py::test_rejected_stop_token",
         "rejected stop token",
@@ -250,7 +251,7 @@ MUTANTS = (
         "EDGE-4",
         "https://github.com/huggingface/transformers/pull/28508",
         "a candidate that ends with the end of text is accepted, and its last token drawn again",
-        "decoder.Batch._propose",
+        "batch.Batch._propose",
         last_draft_drawn_again,
         "test_02_exact_law.py::test_stops[stop inside a block]",
         "exact law of stopping",
@@ -276,7 +277,7 @@ MUTANTS = (
         "EDGE-a",
         "derived",
         "a prompt of one token leaves nothing to prefill: a padding token is read in its place",
-        "decoder.Batch._prefill",
+        "batch.Batch._prefill",
         nothing_to_prefill,
         "test_06_state.py::test_prompt_of_one_token",
         "prompt of one token",

@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from dspark import Request, SamplingParams, SpeculativeDecoder
-from dspark.cache import BatchContext, RowwiseContext, open_context
+from dspark.cache import BatchContext, open_context
 from dspark.causal_model import CausalModel
 from dspark.drafters.factory import random_drafter
 from dspark.drafters.model import ModelDrafter
@@ -20,6 +20,7 @@ from dspark.lean import context as lean_context
 from dspark.lean import forward as lean_forward
 from dspark.lean.context import LeanContext
 from dspark.lean.forward import Block, LeanForward
+from dspark.rowwise import RowwiseContext
 from tests.dspark.conftest import VOCAB_SIZE
 from tests.dspark.test_cache import PROMPTS, afresh, exercise
 
