@@ -1,4 +1,4 @@
-"""Planted bugs of a serving engine: shared prefixes (PREFIX), requests that wait and come back (PREEMPT), and that join (JOIN)."""
+"""Planted bugs of a serving engine: shared prefixes (PREFIX), requests that wait (PREEMPT) and that join a batch (JOIN)."""
 
 from collections.abc import Sequence
 from typing import Any
