@@ -7,7 +7,7 @@ Qwen3Eagle3Model, a layout of our own with the tensor names of `Eagle3Network`.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,8 @@ def save_network(
     (directory / INDEX).unlink(missing_ok=True)  # of an earlier checkpoint here; a reader would follow it
     if len(shards) == 1:
         save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
-        _drop_stale_calibration(directory)
-        return
-    where: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file({name: tensors[name] for name in names}, directory / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(names, file)
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    (directory / WEIGHTS).unlink(missing_ok=True)
+    else:
+        _save_shards(directory, tensors, shards)
     _drop_stale_calibration(directory)
 
 
@@ -198,6 +189,18 @@ def _shards(tensors: Mapping[str, Tensor], shard_bytes: int) -> list[list[str]]:
         shards[-1].append(name)
         used += size
     return shards
+
+
+def _save_shards(directory: Path, tensors: Mapping[str, Tensor], shards: Sequence[Sequence[str]]) -> None:
+    where: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file({name: tensors[name] for name in names}, directory / file, metadata={"format": "pt"})
+        where |= dict.fromkeys(names, file)
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (directory / WEIGHTS).unlink(missing_ok=True)
 
 
 def _drop_stale_calibration(directory: Path) -> None:

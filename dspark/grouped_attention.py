@@ -9,8 +9,8 @@ def grouped_attention(
 ) -> Tensor:
     """`[B, H, N, D]` over keys and values `[B, H_kv, L, D]`, H a multiple of H_kv; returns `[B, H, N, D]`.
 
-    `mask` is True where visible and broadcasts to `[B, H, N, L]`. With a mask a GPU has fused kernels for equal heads only
-    and would form all scores otherwise, so the keys and values are repeated there.
+    `mask` broadcasts to `[B, H, N, L]` and is True where visible, or is added to the scores. With a mask a GPU has fused
+    kernels for equal heads only and would form all scores otherwise, so the keys and values are repeated there.
     """
     if mask is not None and shares_no_kernel(queries):
         keys, values = (each.repeat_interleave(queries.shape[1] // keys.shape[1], 1) for each in (keys, values))

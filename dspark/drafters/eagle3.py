@@ -117,8 +117,9 @@ class Eagle3DraftSession:
     def _continue(self, features: Tensor, next_token_ids: Tensor, counts: Sequence[int]) -> Tensor:
         """Append entries `[B, T, d]` and return their outputs `[B, T, d]`; the first `counts[b]` of row b mean something."""
         positions = self.states.positions(features.shape[1])  # [B, T]
-        self.states.append([self.network.keys_values(features, next_token_ids, positions)], counts)
+        entries = self.network.entries(features, next_token_ids, positions)
+        self.states.append([self.network.keys_values(entries)], counts)
         # All entries written, those of padding too: a query sees up to its own position, so each sees at least itself.
         keys_values = self.states.layers[0]
         visible = torch.arange(keys_values[0].shape[2], device=features.device) <= positions.unsqueeze(-1)  # [B, T, L]
-        return self.network.outputs(features, next_token_ids, positions, keys_values, visible[:, None])
+        return self.network.outputs(entries, keys_values, visible[:, None])

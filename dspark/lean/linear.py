@@ -40,7 +40,7 @@ def pack(network: nn.Module) -> None:
     Later changes of its weights have no effect.
     """
     for module in network.modules():
-        if type(module) is nn.Linear and module.bias is None and module.weight.device.type == "cpu":
+        if type(module) is nn.Linear and module.bias is None:
             module.forward = joint_linear([module.weight.detach()])
 
 

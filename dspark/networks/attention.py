@@ -11,6 +11,8 @@ from dspark.networks.config import DrafterConfig
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys (rotated) and values, each `[B, H, L, D]`."""
+Rotation: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines of positions times frequencies, each `[B, 1, N, D / 2]`, in at least float32."""
 
 
 class RMSNorm(nn.Module):
@@ -58,13 +60,22 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def queries(self, states: Tensor, positions: Tensor) -> Tensor:
-        """`[B, N, input]` at `positions` `[B, N]` to `[B, H, N, D]`."""
-        return rotate(self.q_norm(self._heads(self.q_proj(states))), positions, self.theta)
+    def rotation(self, positions: Tensor) -> Rotation:
+        """The rotation of `positions` `[B, N]`."""
+        dtype = torch.promote_types(self.k_proj.weight.dtype, torch.float32)
+        frequencies = self.theta ** (
+            -torch.arange(0, self.head_dim, 2, device=positions.device, dtype=dtype) / self.head_dim
+        )
+        angles = positions.to(dtype)[:, None, :, None] * frequencies
+        return angles.cos(), angles.sin()
 
-    def keys_values(self, states: Tensor, positions: Tensor) -> KeysValues:
-        """`[B, N, input]` at `positions` `[B, N]` to keys and values `[B, H_kv, N, D]`."""
-        keys = rotate(self.k_norm(self._heads(self.k_proj(states))), positions, self.theta)
+    def queries(self, states: Tensor, rotation: Rotation) -> Tensor:
+        """`[B, N, input]` to `[B, H, N, D]`."""
+        return rotate(self.q_norm(self._heads(self.q_proj(states))), rotation)
+
+    def keys_values(self, states: Tensor, rotation: Rotation) -> KeysValues:
+        """`[B, N, input]` to keys and values `[B, H_kv, N, D]`."""
+        keys = rotate(self.k_norm(self._heads(self.k_proj(states))), rotation)
         return keys, self._heads(self.v_proj(states))
 
     def empty(self, num_rows: int) -> KeysValues:
@@ -98,22 +109,18 @@ class BlockLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, states: Tensor, positions: Tensor, context: KeysValues, mask: Tensor | None) -> Tensor:
-        """`[B, N, d]` at `positions` `[B, N]` given context keys `[B, H, L, D]`; `mask` `[B, 1, N, L + N]` or None for all."""
+    def forward(self, states: Tensor, rotation: Rotation, context: KeysValues, mask: Tensor | None) -> Tensor:
+        """`[B, N, d]` given context keys `[B, H, L, D]`; `mask` `[B, 1, N, L + N]` or None for all."""
         normed = self.input_layernorm(states)
-        own = self.self_attn.keys_values(normed, positions)
+        own = self.self_attn.keys_values(normed, rotation)
         joined = torch.cat([context[0], own[0]], 2), torch.cat([context[1], own[1]], 2)
-        states = states + self.self_attn.attend(self.self_attn.queries(normed, positions), joined, mask)
+        states = states + self.self_attn.attend(self.self_attn.queries(normed, rotation), joined, mask)
         output: Tensor = states + self.mlp(self.post_attention_layernorm(states))
         return output
 
 
-def rotate(states: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Rotary positions: `[B, H, N, D]` at `[B, N]`; halves are paired (i, i + D/2), as in Llama and Qwen3."""
-    half = states.shape[-1] // 2
-    wide = torch.promote_types(states.dtype, torch.float32)
-    frequencies = theta ** (-torch.arange(half, device=states.device, dtype=wide) / half)
-    angles = positions.to(wide)[:, None, :, None] * frequencies  # [B, 1, N, D/2]
-    cos, sin = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
-    first, second = states[..., :half], states[..., half:]
+def rotate(states: Tensor, rotation: Rotation) -> Tensor:
+    """Rotary positions of `[B, H, N, D]`; halves are paired (i, i + D/2), as in Llama and Qwen3."""
+    cos, sin = (each.to(states.dtype) for each in rotation)
+    first, second = states.chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dspark.networks.attention import Attention, BlockLayer, KeysValues, RMSNorm
+from dspark.networks.attention import Attention, BlockLayer, KeysValues, RMSNorm, Rotation
 from dspark.networks.config import DrafterConfig
 from dspark.networks.heads import ConfidenceHead, State, sequential_head
 
@@ -50,7 +50,8 @@ class DSparkNetwork(nn.Module):
     def context(self, features: Tensor, positions: Tensor) -> tuple[KeysValues, ...]:
         """Keys and values of every layer for features `[B, T, F]` at `positions` `[B, T]`."""
         context = self.hidden_norm(self.fc(features))  # [B, T, d]
-        return tuple(attention.keys_values(context, positions) for attention in self._attentions())
+        rotation = self._rotation(positions)
+        return tuple(attention.keys_values(context, rotation) for attention in self._attentions())
 
     def empty_context(self, num_rows: int) -> tuple[KeysValues, ...]:
         """A context of no tokens, `[B, H, 0, D]` per layer."""
@@ -74,8 +75,9 @@ class DSparkNetwork(nn.Module):
             1
         )  # [B, A * K]
         states = self.embed_tokens(token_ids.flatten(1))
+        rotation = self._rotation(positions)
         for layer, keys_values in zip(self.layers, context, strict=True):
-            states = layer(states, positions, keys_values, mask)
+            states = layer(states, rotation, keys_values, mask)
         hidden: Tensor = self.norm(states).view(*token_ids.shape, -1)
         return hidden
 
@@ -119,6 +121,10 @@ class DSparkNetwork(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, BlockLayer)
             yield layer.self_attn
+
+    def _rotation(self, positions: Tensor) -> Rotation:
+        """The same in all layers."""
+        return next(self._attentions()).rotation(positions)
 
     def _confidence(self, hidden: Tensor, previous: Tensor | None) -> Tensor | None:
         if self.confidence_head is None:

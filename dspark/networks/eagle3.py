@@ -6,11 +6,13 @@ output at entry t - 1 takes the place of its features; training rolls the same w
 they will see.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dspark.networks.attention import Attention, GatedMLP, KeysValues, RMSNorm
+from dspark.networks.attention import Attention, GatedMLP, KeysValues, RMSNorm, Rotation
 from dspark.networks.config import DrafterConfig
 
 
@@ -34,6 +36,15 @@ class Eagle3Layer(nn.Module):
         states = features + attended
         output: Tensor = states + self.mlp(self.post_attention_layernorm(states))
         return output
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What the layer is given: features `[B, N, d]`, the attention's input made of them `[B, N, 2 d]`, and where they stand."""
+
+    features: Tensor
+    joined: Tensor
+    rotation: Rotation
 
 
 class Eagle3Network(nn.Module):
@@ -60,20 +71,21 @@ class Eagle3Network(nn.Module):
         """The target layers it reads."""
         return self.config.target_layer_ids
 
-    def keys_values(self, features: Tensor, next_token_ids: Tensor, positions: Tensor) -> KeysValues:
-        """Keys and values of entries: fused features `[B, N, d]`, the tokens after them and positions, both `[B, N]`."""
+    def entries(self, features: Tensor, next_token_ids: Tensor, positions: Tensor) -> Entries:
+        """Entries of fused features `[B, N, d]`, the tokens after them and positions, both `[B, N]`."""
         joined = self.midlayer.join(self.embed_tokens(next_token_ids), features)
-        keys_values: KeysValues = self.midlayer.self_attn.keys_values(joined, positions)
+        return Entries(features, joined, self.midlayer.self_attn.rotation(positions))
+
+    def keys_values(self, entries: Entries) -> KeysValues:
+        """Keys and values of entries, `[B, H, N, D]`."""
+        keys_values: KeysValues = self.midlayer.self_attn.keys_values(entries.joined, entries.rotation)
         return keys_values
 
-    def outputs(
-        self, features: Tensor, next_token_ids: Tensor, positions: Tensor, keys_values: KeysValues, mask: Tensor | None
-    ) -> Tensor:
+    def outputs(self, entries: Entries, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         """Output features `[B, N, d]` of entries, their own keys among `keys_values` `[B, H, L, D]`; `mask` `[B, 1, N, L]`."""
-        joined = self.midlayer.join(self.embed_tokens(next_token_ids), features)
         attention = self.midlayer.self_attn
-        attended = attention.attend(attention.queries(joined, positions), keys_values, mask)
-        output: Tensor = self.midlayer.finish(features, attended)
+        attended = attention.attend(attention.queries(entries.joined, entries.rotation), keys_values, mask)
+        output: Tensor = self.midlayer.finish(entries.features, attended)
         return output
 
     def logits(self, outputs: Tensor) -> Tensor:
@@ -95,19 +107,20 @@ class Eagle3Network(nn.Module):
         positions = torch.arange(num_tokens, device=token_ids.device).expand_as(token_ids)
         following = functional.pad(token_ids[:, 1:], (0, 1))  # the last entry is used by no anchor
         fused = self.fc(features)
-        text = self.keys_values(fused, following, positions)  # [B, H, T, D]
-        entries = anchors - 1  # [B, A]
-        index = entries.unsqueeze(-1).expand(-1, -1, fused.shape[-1])
-        before_anchor = positions[:, None, :] <= entries.unsqueeze(-1)  # [B, A, T]
-        output = self.outputs(fused.gather(1, index), previous_token_ids[..., 0], entries, text, before_anchor[:, None])
+        text = self.keys_values(self.entries(fused, following, positions))  # [B, H, T, D]
+        first = anchors - 1  # [B, A]
+        before_anchor = positions[:, None, :] <= first.unsqueeze(-1)  # [B, A, T]
+        features_there = fused.gather(1, first.unsqueeze(-1).expand(-1, -1, fused.shape[-1]))
+        newest = self.entries(features_there, previous_token_ids[..., 0], first)
+        output = self.outputs(newest, text, before_anchor[:, None])
         found = [output]
         own: list[KeysValues] = []
         alone = torch.eye(anchors.shape[1], dtype=torch.bool, device=anchors.device).expand(len(anchors), -1, -1)
         for step in range(1, previous_token_ids.shape[-1]):
-            tokens = previous_token_ids[..., step]
-            own.append(self.keys_values(output, tokens, entries + step))  # [B, H, A, D]
+            newest = self.entries(output, previous_token_ids[..., step], first + step)
+            own.append(self.keys_values(newest))  # [B, H, A, D]
             joined = tuple(torch.cat([text[part], *(each[part] for each in own)], 2) for part in (0, 1))
             mask = torch.cat([before_anchor, *[alone] * step], -1)[:, None]  # [B, 1, A, T + step * A]
-            output = self.outputs(output, tokens, entries + step, (joined[0], joined[1]), mask)
+            output = self.outputs(newest, (joined[0], joined[1]), mask)
             found.append(output)
         return torch.stack(found, 2)

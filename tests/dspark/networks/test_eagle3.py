@@ -42,18 +42,18 @@ def rolled(network: Eagle3Network, features: Tensor, token_ids: Tensor) -> Tenso
 
 def one_by_one(network: Eagle3Network, features: Tensor, token_ids: Tensor, anchor: int) -> Tensor:
     """Each output from a forward over all entries so far, with a causal mask: no cache, no packing."""
-    entries = network.fc(features[:, :anchor])  # the anchor itself has not been read by the target
+    known = network.fc(features[:, :anchor])  # the anchor itself has not been read by the target
     following = token_ids[0, 1 : anchor + 1].tolist()
     found = []
     for k in range(K):
-        count = entries.shape[1]
+        count = known.shape[1]
         positions = torch.arange(count)[None]
         tokens = torch.tensor([following])
         causal = torch.ones(count, count, dtype=torch.bool).tril()[None, None]
-        keys_values = network.keys_values(entries, tokens, positions)
-        output = network.outputs(entries, tokens, positions, keys_values, causal)[:, -1:]
+        entries = network.entries(known, tokens, positions)
+        output = network.outputs(entries, network.keys_values(entries), causal)[:, -1:]
         found.append(output[0, 0])
-        entries = torch.cat([entries, output], 1)
+        known = torch.cat([known, output], 1)
         following.append(int(token_ids[0, min(anchor + 1 + k, token_ids.shape[1] - 1)]))
     return torch.stack(found)
 

@@ -50,8 +50,8 @@ def no_key_norm(network: DSparkNetwork, monkeypatch: pytest.MonkeyPatch) -> None
 def norm_after_rotation(network: DSparkNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     rotate = attention.rotate
 
-    def queries(self: attention.Attention, states: Tensor, positions: Tensor) -> Tensor:
-        output: Tensor = self.q_norm(rotate(self._heads(self.q_proj(states)), positions, self.theta))
+    def queries(self: attention.Attention, states: Tensor, rotation: attention.Rotation) -> Tensor:
+        output: Tensor = self.q_norm(rotate(self._heads(self.q_proj(states)), rotation))
         return output
 
     monkeypatch.setattr(attention.Attention, "queries", queries)
@@ -60,10 +60,10 @@ def norm_after_rotation(network: DSparkNetwork, monkeypatch: pytest.MonkeyPatch)
 def interleaved_rotation(network: DSparkNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     rotate = attention.rotate
 
-    def interleaved(states: Tensor, positions: Tensor, theta: float) -> Tensor:
+    def interleaved(states: Tensor, rotation: attention.Rotation) -> Tensor:
         half = states.shape[-1] // 2
         order = torch.arange(2 * half).view(half, 2).T.flatten()  # pairs (0, 1), (2, 3), ... instead of (i, i + D/2)
-        return rotate(states[..., order], positions, theta)[..., order.argsort()]
+        return rotate(states[..., order], rotation)[..., order.argsort()]
 
     monkeypatch.setattr(attention, "rotate", interleaved)
 
