@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dspark.cache import Context, open_context
 from dspark.causal_model import CausalModel
 from dspark.drafters.protocol import Drafter, Proposal
+from dspark.prefixes import Beginning
 from dspark.randomness import round_uniforms
 from dspark.row import Row
 from dspark.sampling import History, Processors
@@ -19,8 +19,7 @@ from dspark.verification import Verification, VerificationRule
 class Batch:
     """Requests that share their rounds: `advance` runs one over `rows`, `release` lets go of those that are done.
 
-    Each row goes on from its text, whoever began it. `context` is what the target has read of the beginning of each row
-    already, for drafters that read no features.
+    Each row goes on from its text, whoever began it; `beginning` is what has been read of each already.
     """
 
     @torch.inference_mode()
@@ -32,16 +31,15 @@ class Batch:
         *,
         scheduler: Scheduler | None,
         verify: VerificationRule,
-        context: Context | None = None,
+        beginning: Beginning | None = None,
     ) -> None:
         self.verify = verify
         self.rows = list(rows)
         requests = [row.request for row in rows]
         dtype = torch.float64 if target.model.dtype == torch.float64 else torch.float32
         self.processors = Processors(requests, vocab_size=target.vocab_size, device=target.device, dtype=dtype)
-        layers = drafter.feature_layers if drafter else ()
-        self.context = open_context(target, len(rows), layers=layers) if context is None else context
-        self.session = drafter.open(len(rows)) if drafter else None
+        beginning = beginning or Beginning.empty(target, drafter, len(rows))
+        self.context, self.session = beginning.context, beginning.session
         self.schedule = scheduler.open() if scheduler else None
         self._prefill()
 
@@ -135,14 +133,13 @@ class Batch:
         """Read all of each text but its last token, the first anchor."""
         heads = [row.token_ids[:-1] for row in self.rows]
         missing = [head[have:] for head, have in zip(heads, self.context.lengths, strict=True)]
-        lengths = [len(head) for head in heads]
-        features, device = None, self.processors.device
-        if any(missing):
-            reading = self.context.extend(padded(missing, device), [len(each) for each in missing], last=True)
-            self.context.commit(lengths)
-            features = reading.features
-        if self.session and any(heads):
-            self.session.observe(token_ids=padded(heads, device), counts=lengths, features=features)
+        if not any(missing):
+            return
+        token_ids, counts = padded(missing, self.processors.device), [len(each) for each in missing]
+        reading = self.context.extend(token_ids, counts, last=True)
+        self.context.commit([len(head) for head in heads])
+        if self.session:
+            self.session.observe(token_ids=token_ids, counts=counts, features=reading.features)
 
     def _emit(
         self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification

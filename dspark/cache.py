@@ -26,7 +26,10 @@ class Context(Protocol):
         """
 
     def commit(self, lengths: Sequence[int]) -> None:
-        """Keep the first `lengths[b]` tokens of row b and forget the rest; what is kept can not be taken back later."""
+        """Keep the first `lengths[b]` tokens of row b and forget the rest.
+
+        What is kept can be taken back later where the model `rewinds`.
+        """
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep some rows, in that order."""

@@ -68,6 +68,11 @@ class CausalModel:
         )
 
     @property
+    def rewinds(self) -> bool:
+        """Whether its contexts can give up what was committed before; a window has forgotten what would come back into it."""
+        return self.crops and not self.has_window
+
+    @property
     def device(self) -> torch.device:
         """Where its inputs go."""
         return self.model.device

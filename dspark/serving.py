@@ -9,10 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from dspark.batch import Batch
-from dspark.cache import Context, open_context
 from dspark.causal_model import CausalModel
 from dspark.drafters.protocol import Drafter
-from dspark.prefixes import PrefixCache
+from dspark.prefixes import Beginning, PrefixCache
 from dspark.request import DecodingRequest, Generation, validate
 from dspark.row import Row
 from dspark.scheduler.protocol import Scheduler
@@ -61,8 +60,8 @@ class Engine:
     its cache and waits; later its text is read again and its random stream goes on where it stopped. A finished request
     leaves its keys and values behind, and a request that begins alike starts from a copy. Neither changes an output: one `seed`
     gives what `SpeculativeDecoder` gives (up to the arithmetic of the model; with a scheduler that looks at the load, the law).
-    Prefixes are reused where the target's cache can be cropped and the drafter reads no features. A request that cannot go on
-    (its logits are NaN, say) ends with its error in `failed`; the others do not notice.
+    Beginnings are reused where the target's cache can be cropped at any length. A request that cannot go on (its logits are
+    NaN, say) ends with its error in `failed`; the others do not notice.
     """
 
     def __init__(
@@ -80,8 +79,7 @@ class Engine:
         self.limits = limits or Limits()
         self.scheduler = scheduler
         self.verify = verify
-        self.reuses = self.target.crops and not self.target.has_window and not (drafter and drafter.feature_layers)
-        self.prefixes = PrefixCache(self.limits.max_prefixes if self.reuses else 0)
+        self.prefixes = PrefixCache(self.limits.max_prefixes if self.target.rewinds else 0)
         self.counters = Counters()
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
@@ -211,23 +209,24 @@ class Engine:
 
     def _begin(self, rows: Sequence[Row]) -> Batch:
         """A batch that goes on from the rows' texts."""
-        context = self._known_beginnings(rows) if self.prefixes.entries else None
         return Batch(
             self.target,
             self.drafter,
             rows,
             scheduler=self.scheduler,
             verify=self.verify or verify_block,
-            context=context,
+            beginning=self._known_beginnings(rows) if self.prefixes.entries else None,
         )
 
-    def _known_beginnings(self, rows: Sequence[Row]) -> Context:
-        """A context that has read as much of each row as is known of it."""
-        context, *others = [self.prefixes.begin(row.token_ids[:-1]) or open_context(self.target, 1) for row in rows]
+    def _known_beginnings(self, rows: Sequence[Row]) -> Beginning:
+        """As much of each row as is known of it."""
+        beginning, *others = [
+            self.prefixes.begin(row.token_ids[:-1]) or Beginning.empty(self.target, self.drafter, 1) for row in rows
+        ]
         for other in others:
-            context.join(other)
-        self.counters.num_reused_tokens += sum(context.lengths)
-        return context
+            beginning.join(other)
+        self.counters.num_reused_tokens += sum(beginning.context.lengths)
+        return beginning
 
     def _join(self, batch: Batch) -> None:
         if self.batch:
@@ -242,10 +241,11 @@ class Engine:
                 self.failed[job.ticket] = ValueError(job.row.error)
             elif job.row.finish_reason:
                 self.finished[job.ticket] = job.row.generation()
-        for place, row in enumerate(self.batch.rows if self.batch else ()):
-            text = row.token_ids[:-1]  # the last token was not read; rejected drafts were
-            if self.batch and row.finish_reason and self.prefixes.max_entries and text:
-                self.prefixes.keep(text, self.batch.context.copy([place]))
+        if self.batch and self.prefixes.max_entries:
+            everything = Beginning(self.batch.context, self.batch.session)
+            for place, row in enumerate(self.batch.rows):
+                if row.finish_reason and len(row.token_ids) > 1:  # the last token was not read; rejected drafts were
+                    self.prefixes.keep(row.token_ids[:-1], everything.copy([place]))
         self._keep_running([job for job in self.running if not job.row.is_done])
 
     def _undo(self, jobs: Sequence[Job], lengths: Sequence[int], streams: Sequence[Tensor]) -> None:

@@ -1,5 +1,6 @@
 """DSpark: a block drafted in one parallel forward, then drawn left to right with a light sequential head."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -99,6 +100,17 @@ class DSparkDraftSession:
     def join(self, other: "DSparkDraftSession") -> None:
         """See `DraftSession.join`."""
         self.states.join(other.states)
+
+    def copy(self, rows: Sequence[int]) -> "DSparkDraftSession":
+        """See `DraftSession.copy`."""
+        twin = copy.copy(self)
+        twin.states = self.states.copy(rows)
+        return twin
+
+    def rewind(self, lengths: Sequence[int]) -> list[int]:
+        """See `DraftSession.rewind`."""
+        self.states.truncate([min(pair) for pair in zip(self.states.lengths, lengths, strict=True)])
+        return self.states.lengths
 
     def _hidden(self, anchors: Tensor) -> Tensor:
         """One backbone forward: the block's hidden states, `[B, K, d]`."""

@@ -1,5 +1,6 @@
 """EAGLE-3: the target's features are continued by one layer, one draft after the other."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -96,6 +97,23 @@ class Eagle3DraftSession:
         """See `DraftSession.join`."""
         self.states.join(other.states)
         self.waiting = [*self.waiting, *other.waiting]
+
+    def copy(self, rows: Sequence[int]) -> "Eagle3DraftSession":
+        """See `DraftSession.copy`."""
+        twin = copy.copy(self)
+        twin.states = self.states.copy(rows)
+        twin.waiting = [list(self.waiting[row]) for row in rows]
+        return twin
+
+    def rewind(self, lengths: Sequence[int]) -> list[int]:
+        """See `DraftSession.rewind`; the last entry that stays was made with the last token that stays."""
+        entries = [min(have, max(length - 1, 0)) for have, length in zip(self.states.lengths, lengths, strict=True)]
+        for row, (entry, have, length) in enumerate(zip(entries, self.states.lengths, lengths, strict=True)):
+            # Features go with their entry; those of later tokens have none yet.
+            waiting = self.waiting[row] if entry == have else []
+            self.waiting[row] = [torch.cat(waiting)[: length - entry]] if waiting else []
+        self.states.truncate(entries)
+        return [entry + sum(map(len, own)) for entry, own in zip(entries, self.waiting, strict=True)]
 
     def _catch_up(self, token_ids: Sequence[Sequence[int]]) -> Tensor:
         """Turn waiting features into entries; the newest entry's output, `[B, 1, d]` (rubbish in rows without one)."""

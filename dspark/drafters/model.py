@@ -1,5 +1,6 @@
 """The classic two-model scheme: a small causal LM drafts one token after the other."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -90,6 +91,22 @@ class ModelDraftSession:
         """See `DraftSession.join`."""
         self.context.join(other.context)
         self.num_read_by_target = [*self.num_read_by_target, *other.num_read_by_target]
+
+    def copy(self, rows: Sequence[int]) -> "ModelDraftSession":
+        """See `DraftSession.copy`."""
+        twin = copy.copy(self)
+        twin.context = self.context.copy(rows)
+        twin.num_read_by_target = [self.num_read_by_target[row] for row in rows]
+        return twin
+
+    def rewind(self, lengths: Sequence[int]) -> list[int]:
+        """See `DraftSession.rewind`; what the draft model lacks it reads before it drafts."""
+        if self.model.rewinds:
+            self.context.commit([min(pair) for pair in zip(self.context.lengths, lengths, strict=True)])
+        else:
+            self.context = open_context(self.model, len(lengths))
+        self.num_read_by_target = list(lengths)
+        return list(lengths)
 
     def _affordable(self, wanted: int, num_tokens: int) -> int:
         """As many drafts as the draft model has positions for: the last draft is not read by it."""

@@ -37,6 +37,7 @@ class NgramDraftSession:
     """An index of each row's text."""
 
     def __init__(self, drafter: NgramDrafter, num_rows: int) -> None:
+        self.drafter = drafter
         self.rows = [NgramIndex(drafter.shortest, drafter.longest) for _ in range(num_rows)]
 
     def propose(
@@ -68,6 +69,15 @@ class NgramDraftSession:
     def join(self, other: "NgramDraftSession") -> None:
         """See `DraftSession.join`."""
         self.rows = [*self.rows, *other.rows]
+
+    def copy(self, rows: Sequence[int]) -> "NgramDraftSession":
+        """See `DraftSession.copy`."""
+        return NgramDraftSession(self.drafter, len(rows))
+
+    def rewind(self, lengths: Sequence[int]) -> list[int]:
+        """See `DraftSession.rewind`; texts are indexed anew."""
+        self.rows = NgramDraftSession(self.drafter, len(lengths)).rows
+        return list(lengths)
 
 
 class NgramIndex:

@@ -71,6 +71,15 @@ class DraftSession(Protocol):
     def join(self, other: Any) -> None:
         """Take over the rows of another session of the same drafter, behind the own ones."""
 
+    def copy(self, rows: Sequence[int]) -> "DraftSession":
+        """Some rows, in memory of their own."""
+
+    def rewind(self, lengths: Sequence[int]) -> list[int]:
+        """Forget of row b what did not follow from its first `lengths[b]` tokens, which the target has read.
+
+        Returns, for each row, how many tokens it still knows: observation goes on behind them.
+        """
+
 
 class Drafter(Protocol):
     """Guesses tokens for any number of batches; holds no state of a batch itself.

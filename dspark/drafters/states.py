@@ -51,6 +51,12 @@ class RowStates:
             for own, theirs in zip(self.layers, other.layers, strict=True)
         )
 
+    def copy(self, rows: Sequence[int]) -> "RowStates":
+        """Some rows, in memory of their own."""
+        twin = RowStates([(keys[list(rows)], values[list(rows)]) for keys, values in self.layers])
+        twin.lengths = [self.lengths[row] for row in rows]
+        return twin
+
     def visible(self) -> tuple[tuple[KeysValues, ...], Tensor | None]:
         """The entries up to the longest row, and `[B, L]`, True at a row's own; None where all rows are full."""
         longest = max(self.lengths)

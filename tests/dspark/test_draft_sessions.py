@@ -1,7 +1,7 @@
 """The state of a draft session: after any rounds its laws are those of the network read afresh from the whole text."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -50,14 +50,16 @@ class Recorder:
 
     def open(self, num_rows: int) -> DraftSession:
         session = self.drafter.open(num_rows)
-        propose = session.propose
+        propose, asked = type(session).propose, self.asked
 
-        def recorded(*, token_ids: Sequence[Sequence[int]], processors: Processors, **rest: Any) -> Proposal:
-            proposal: Proposal = propose(token_ids=token_ids, processors=processors, **rest)
-            self.asked.append(Asked([list(ids) for ids in token_ids], processors, proposal))
+        def recorded(
+            session: Any, *, token_ids: Sequence[Sequence[int]], processors: Processors, **rest: Any
+        ) -> Proposal:
+            proposal: Proposal = propose(session, token_ids=token_ids, processors=processors, **rest)
+            asked.append(Asked([list(ids) for ids in token_ids], processors, proposal))
             return proposal
 
-        session.propose = recorded
+        session.__class__ = type("Recorded", (type(session),), {"propose": recorded})  # copies are recorded too
         opened: DraftSession = session
         return opened
 
@@ -148,6 +150,56 @@ def test_sessions_that_join_say_what_reading_afresh_says(tiny: Tiny) -> None:
     kinds: list[Kind] = ["dspark", "eagle3"]
     for kind in kinds:
         assert worst_difference(target, drafter_of(target, kind), engine) < 1e-12
+
+
+class Twice:
+    """Answers, and then goes on from texts that begin like the answers, each cut at another place."""
+
+    def __init__(self, target: PreTrainedModel, drafter: Any) -> None:
+        self.engine = Engine(target, drafter, limits=Limits(max_rows=2))
+
+    def generate(self, requests: Sequence[Request]) -> None:
+        answers = self.engine.generate(requests)
+        assert self.engine.counters.num_reused_tokens == 0
+        texts = [each.prompt_token_ids + answer.token_ids for each, answer in zip(requests, answers, strict=True)]
+        again = [
+            replace(each, prompt_token_ids=(*text[: len(text) - cut], *branch), seed=cut)
+            for each, text in zip(requests, texts, strict=True)
+            for cut, branch in ((0, ()), (1, (0,)), (2, (0, 1)), (5, (0, 1, 2)))
+        ]
+        self.engine.generate(again)
+        assert self.engine.counters.num_reused_tokens > sum(map(len, texts))
+
+
+@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
+def test_sessions_that_were_copied_and_rewound_say_what_reading_afresh_says(tiny: Tiny, kind: Kind) -> None:
+    target = tiny("qwen3")
+    assert worst_difference(target, drafter_of(target, kind), Twice) < 1e-12
+
+
+def one_entry_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last entry that stays was made with a token that does not."""
+    rewind = Eagle3DraftSession.rewind
+
+    def wrong(self: Eagle3DraftSession, lengths: Sequence[int]) -> list[int]:
+        known = rewind(self, [length + 1 for length in lengths])
+        return [min(pair) for pair in zip(known, lengths, strict=True)]
+
+    monkeypatch.setattr(Eagle3DraftSession, "rewind", wrong)
+
+
+def nothing_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the target forgets stays in the drafter."""
+    monkeypatch.setattr(DSparkDraftSession, "rewind", lambda self, lengths: list(lengths))
+
+
+@pytest.mark.parametrize(("kind", "mistake"), [("dspark", nothing_forgotten), ("eagle3", one_entry_more)])
+def test_sessions_that_are_rewound_wrongly_do_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, kind: Kind, mistake: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    mistake(monkeypatch)
+    target = tiny("qwen3")
+    assert worst_difference(target, drafter_of(target, kind), Twice) > 1e-3
 
 
 def rows_swapped(self: RowStates, other: RowStates) -> None:

@@ -12,9 +12,11 @@ from transformers import PreTrainedModel
 from dspark import prefixes
 from dspark.batch import Batch
 from dspark.cache import BatchContext
-from dspark.conformance import make_dspark_decoder
 from dspark.decoder import SpeculativeDecoder
+from dspark.drafters.factory import random_drafter
 from dspark.drafters.model import ModelDrafter
+from dspark.drafters.ngram import NgramDrafter
+from dspark.drafters.protocol import Drafter
 from dspark.randomness import uniform_source
 from dspark.request import Request, SamplingParams
 from dspark.row import Row
@@ -179,28 +181,43 @@ def test_an_invalid_request_leaves_nothing(pair: ModelPair) -> None:
         Limits(max_rows=0)
 
 
-def test_models_and_drafters_without_reuse(tiny: Callable[..., PreTrainedModel], tmp_path: Path) -> None:
-    """Sliding windows and feature drafters are preempted like others; their prefixes are read again."""
-    asked = [
-        Request(prompt_token_ids=(1, 2, 3, 4, 5, 6), max_new_tokens=12, sampling=SamplingParams(temperature=0.0))
-        for _ in range(4)
-    ]
-    target = tiny("qwen3")
-    pair = ModelPair(
-        name="tiny",
-        target=target,
-        draft=target,
-        vocab_size=23,
-        device=target.device,
-        dtype=target.dtype,
-        folder=tmp_path,
-    )
-    features: Any = make_dspark_decoder(pair).decoder
-    for engine in (Engine(tiny("mistral"), limits=TIGHT), Engine(target, features.drafter, limits=TIGHT)):
-        plain = SpeculativeDecoder(engine.target.model, engine.drafter).generate(asked[:1])[0]
+def test_windows_are_preempted_and_read_again(tiny: Callable[..., PreTrainedModel]) -> None:
+    """A sliding window has forgotten what a rewind would need; a draft model with one reads its text again."""
+    greedy = SamplingParams(temperature=0.0, repetition_penalty=1.3)
+    asked = [Request(prompt_token_ids=(1, 2, 3, 4, 5, 6), max_new_tokens=12, sampling=greedy) for _ in range(4)]
+    for target, draft, reuses in ((tiny("mistral"), tiny("llama"), False), (tiny("llama"), tiny("mistral"), True)):
+        engine = Engine(target, ModelDrafter(draft), limits=TIGHT)
+        plain = SpeculativeDecoder(target).generate(asked[:1])[0]
         assert [each.token_ids for each in engine.generate(asked)] == [plain.token_ids] * 4
         assert engine.counters.num_preemptions > 0
-        assert engine.counters.num_reused_tokens == 0
+        assert (engine.counters.num_reused_tokens > 0) == reuses
+
+
+@pytest.mark.parametrize("kind", ["model", "ngram", "dspark", "dflash", "eagle3"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_every_drafter_reuses_beginnings(tiny: Callable[..., PreTrainedModel], kind: Any, temperature: float) -> None:
+    target = tiny("qwen3")
+    drafter: Drafter = (
+        ModelDrafter(tiny("llama", seed=1))
+        if kind == "model"
+        else NgramDrafter()
+        if kind == "ngram"
+        else random_drafter(target, kind=kind, dtype=torch.float64)
+    )
+    engine, alone = Engine(target, drafter, limits=Limits(max_rows=3)), SpeculativeDecoder(target, drafter)
+    sampling = SamplingParams(temperature=temperature, repetition_penalty=1.3)
+    asked = [
+        Request(prompt_token_ids=(1, 2, 3, first), max_new_tokens=8 + first, seed=first, sampling=sampling)
+        for first in range(5)
+    ]
+    for turn in range(3):  # a conversation: each prompt is the last one, its answer and a new token
+        answers = engine.generate(asked)
+        assert answers == [alone.generate([each])[0] for each in asked]
+        asked = [
+            replace(each, prompt_token_ids=(*each.prompt_token_ids, *answer.token_ids, turn), max_new_tokens=4)
+            for each, answer in zip(asked, answers, strict=True)
+        ]
+    assert engine.counters.num_reused_tokens > 100
 
 
 def broken_for(model: PreTrainedModel, token_id: int) -> None:

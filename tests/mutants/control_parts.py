@@ -127,6 +127,16 @@ class Around:
         assert self.inner is not None, "open() comes first"
         self.inner.join(other.inner)
 
+    def copy(self, rows: Sequence[int]) -> "Around":
+        """See `DraftSession.copy`."""
+        assert self.inner is not None, "open() comes first"
+        return type(self)(self.models, self.inner.copy(rows))
+
+    def rewind(self, lengths: Sequence[int]) -> list[int]:
+        """See `DraftSession.rewind`."""
+        assert self.inner is not None, "open() comes first"
+        return self.inner.rewind(lengths)
+
 
 class SometimesSilent(Around):
     """Proposes nothing where the length of the text is a multiple of three."""
