@@ -177,15 +177,16 @@ def test_sessions_that_were_copied_and_rewound_say_what_reading_afresh_says(tiny
     assert worst_difference(target, drafter_of(target, kind), Twice) < 1e-12
 
 
-def one_entry_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last entry that stays was made with a token that does not."""
-    rewind = Eagle3DraftSession.rewind
+def first_row_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy gets the entries of the first row."""
+    copied = RowStates.copy
 
-    def wrong(self: Eagle3DraftSession, lengths: Sequence[int]) -> list[int]:
-        known = rewind(self, [length + 1 for length in lengths])
-        return [min(pair) for pair in zip(known, lengths, strict=True)]
+    def wrong(self: RowStates, rows: Sequence[int]) -> RowStates:
+        twin = copied(self, [0] * len(rows))
+        twin.lengths = [self.lengths[row] for row in rows]
+        return twin
 
-    monkeypatch.setattr(Eagle3DraftSession, "rewind", wrong)
+    monkeypatch.setattr(RowStates, "copy", wrong)
 
 
 def nothing_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,7 @@ def nothing_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DSparkDraftSession, "rewind", lambda self, lengths: list(lengths))
 
 
-@pytest.mark.parametrize(("kind", "mistake"), [("dspark", nothing_forgotten), ("eagle3", one_entry_more)])
+@pytest.mark.parametrize(("kind", "mistake"), [("dspark", nothing_forgotten), ("eagle3", first_row_copied)])
 def test_sessions_that_are_rewound_wrongly_do_not(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, kind: Kind, mistake: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
