@@ -177,12 +177,12 @@ def test_sessions_that_were_copied_and_rewound_say_what_reading_afresh_says(tiny
     assert worst_difference(target, drafter_of(target, kind), Twice) < 1e-12
 
 
-def first_row_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy gets the entries of the first row."""
+def last_row_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy gets the entries of the last row."""
     copied = RowStates.copy
 
     def wrong(self: RowStates, rows: Sequence[int]) -> RowStates:
-        twin = copied(self, [0] * len(rows))
+        twin = copied(self, [len(self.lengths) - 1] * len(rows))
         twin.lengths = [self.lengths[row] for row in rows]
         return twin
 
@@ -194,7 +194,7 @@ def nothing_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DSparkDraftSession, "rewind", lambda self, lengths: list(lengths))
 
 
-@pytest.mark.parametrize(("kind", "mistake"), [("dspark", nothing_forgotten), ("eagle3", first_row_copied)])
+@pytest.mark.parametrize(("kind", "mistake"), [("dspark", nothing_forgotten), ("eagle3", last_row_copied)])
 def test_sessions_that_are_rewound_wrongly_do_not(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, kind: Kind, mistake: Callable[[pytest.MonkeyPatch], None]
 ) -> None:
