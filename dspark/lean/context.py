@@ -16,6 +16,7 @@ from dspark.transfer import Positions, to_device
 SMALLEST = 64  # slots
 LARGEST_RESERVE = 1024  # slots
 CHUNK = 512  # tokens
+FREE_TOKENS = (8, 256)  # of a forward on a CPU and on a GPU: so many cost hardly more than one
 
 
 class LeanContext:
@@ -54,14 +55,14 @@ class LeanContext:
         wanted = None
         if last and token_ids.shape[1] > 1:
             wanted = to_device(torch.tensor([max(count, 1) - 1 for count in counts]), token_ids.device)  # [B]
-        reading: Reading = self.model(input_ids=token_ids, wanted=wanted, **{self.cache_keyword: self})
+        reading: Reading = self.model(input_ids=token_ids, counts=counts, wanted=wanted, **{self.cache_keyword: self})
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         return reading
 
     def unhooked(self, token_ids: Tensor) -> Reading:
         """Read `[B, T]`, all of them text, unseen by hooks; for trying out."""
         self._make_room(max(self.lengths) + token_ids.shape[1])
-        return self._read(token_ids, wanted=None)
+        return self._read(token_ids, counts=[token_ids.shape[1]] * len(token_ids), wanted=None)
 
     def commit(self, lengths: Sequence[int]) -> None:
         """See `Context.commit`."""
@@ -89,25 +90,27 @@ class LeanContext:
         twin.rotations = self.rotations[: max(twin.lengths)]
         return twin
 
-    def _read(self, input_ids: Tensor, *, wanted: Tensor | None, **_: Any) -> Reading:
+    def _read(self, input_ids: Tensor, *, counts: Sequence[int], wanted: Tensor | None, **_: Any) -> Reading:
         """The forward of the model; its cache is this context."""
         # Behind an empty context no mask is needed; a mask is as long as the text, so it is made for a chunk at a time.
         width = CHUNK if any(self.lengths) else input_ids.shape[1]
         parts = input_ids.split(width, 1) if width < input_ids.shape[1] else (input_ids,)
-        read = [
-            self.forward.read(
-                part, self._block(part.shape[1], place * width), self.slots, self.rotations, taps=self.taps
-            )
-            for place, part in enumerate(parts)
-        ]
-        states = _joined([each for each, _ in read])  # [B, T, d]
+        outputs: list[Tensor] = []
+        features: list[Tensor] = []
+        for place, part in enumerate(parts):
+            block = self._block(part.shape[1], [count - place * width for count in counts], place * width)
+            states, tapped = self.forward.read(part, block, self.slots, self.rotations, taps=self.taps)
+            if wanted is None and len(parts) == 1:
+                return Reading(block.spread(self.forward.logits(states)), tapped)
+            outputs.append(block.spread(states))
+            features += [] if tapped is None else [tapped]
+        states = _joined(outputs)  # [B, T, d]
         if wanted is not None:
             states = states[torch.arange(len(wanted), device=wanted.device), wanted].unsqueeze(1)  # [B, 1, d]
-        features = [each for _, each in read if each is not None]
         return Reading(self.forward.logits(states), _joined(features) if features else None)
 
-    def _block(self, width: int, skip: int = 0) -> Block:
-        """The next `width` positions of every row, behind `skip` others."""
+    def _block(self, width: int, counts: Sequence[int], skip: int = 0) -> Block:
+        """The next `width` positions of every row, behind `skip` others; the first `counts[b]` of row b are text."""
         device = self.slots.device
         num_rows, capacity = self.slots.shape[1:3]
         starts = [length + skip for length in self.lengths]
@@ -121,7 +124,28 @@ class LeanContext:
         places = positions
         if num_rows > 1:
             places = positions + torch.arange(0, num_rows * capacity, capacity, device=device)[:, None]
-        return Block(positions=positions, places=places.flatten(), span=span, mask=mask, causal=causal)
+        kept = self._without_padding(counts, width)
+        if kept is not None:
+            positions = positions.expand(num_rows, -1).flatten()[None, kept]
+            places = places.flatten()[kept]
+        return Block(
+            positions=positions,
+            places=places.flatten(),
+            span=span,
+            mask=mask,
+            causal=causal,
+            shape=(num_rows, width),
+            kept=kept,
+        )
+
+    def _without_padding(self, counts: Sequence[int], width: int) -> Tensor | None:
+        """Where the first `counts[b]` of `width` tokens in each row b are in `[B * width]`; None where padding costs nothing."""
+        device = self.slots.device
+        num_padded = len(counts) * width
+        if num_padded <= FREE_TOKENS[device.type == "cuda"] or all(count >= width for count in counts):
+            return None
+        places = [row * width + place for row, count in enumerate(counts) for place in range(min(count, width))]
+        return to_device(torch.tensor(places, dtype=torch.long), device)
 
     def _make_room(self, num_slots: int) -> None:
         capacity = self.slots.shape[2]

@@ -37,6 +37,9 @@ class Block:
     `positions` `[B or 1, T]`. `places` `[B * T]`: their slots, counted through all rows. Only the first `span` slots of a row are
     looked at. `mask` `[B or 1, 1, T, span]` is added to scores. Without one every token sees all of them, or with `causal`
     those up to its own, which is then the same number in span and block.
+
+    With `kept` `[N]`, places in `[B * T]`, the others are padding that only attention computes: all else is `[1, N]`, `positions`
+    and `places` too.
     """
 
     positions: Tensor
@@ -44,6 +47,20 @@ class Block:
     span: int
     mask: Tensor | None
     causal: bool
+    shape: tuple[int, int]
+    kept: Tensor | None = None
+
+    def packed(self, values: Tensor) -> Tensor:
+        """`[B, T, ...]` without the padding, `[1, N, ...]`."""
+        return values if self.kept is None else values.flatten(0, 1)[None, self.kept]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """`[1, N, ...]` with zeros for the padding, `[B, T, ...]`."""
+        if self.kept is None:
+            return values
+        num_rows, width = self.shape
+        full = values.new_zeros(num_rows * width, *values.shape[2:]).index_copy_(0, self.kept, values[0])
+        return full.view(num_rows, width, *values.shape[2:])
 
 
 class LeanForward:
@@ -95,20 +112,20 @@ class LeanForward:
             taps: layers whose outputs are wanted as features (-1: the embeddings).
 
         Returns:
-            Outputs of the last layer `[B, T, d]`, for `logits`, and features `[B, T, F]` or None.
+            Outputs of the last layer, for `logits`, as the block packs them, and features `[B, T, F]` or None.
 
         """
         cos, sin = rotations[block.positions].unbind(2)  # [B or 1, T, 1, D]
         keys, values = slots[:, :, : block.span].transpose(2, 3).chunk(2, 2)  # [layers, B, H_kv, span, D]
         seen = list(zip(keys.unbind(), values.unbind(), strict=True))
         written = slots.flatten(1, 2).unbind()  # per layer [B * C, 2 H_kv, D]
-        states = functional.embedding(token_ids, self.embeddings)  # [B, T, d]
+        states = functional.embedding(block.packed(token_ids), self.embeddings)  # [B, T, d]
         tapped = {-1: states}
         for index, layer in enumerate(self.layers):
             states = self._through(layer, states, cos, sin, block, written[index], seen[index])
             if index in taps:
                 tapped[index] = states
-        return states, torch.cat([tapped[layer] for layer in taps], -1) if taps else None
+        return states, block.spread(torch.cat([tapped[layer] for layer in taps], -1)) if taps else None
 
     def logits(self, states: Tensor) -> Tensor:
         """Outputs of the last layer to logits, `[..., d]` to `[..., V]`."""
@@ -134,9 +151,9 @@ class LeanForward:
         swapped = rotated.roll(self.head_dim // 2, -1)
         torch.addcmul(rotated * cos, swapped, sin, out=heads[:, :, :num_rotated])
         written.index_copy_(0, block.places, heads[:, :, num_heads:].flatten(0, 1))
-        queries = heads[:, :, :num_heads].transpose(1, 2)
+        queries = block.spread(heads[:, :, :num_heads]).transpose(1, 2)
         mixed = grouped_attention(queries, *seen, mask=block.mask, causal=block.causal)  # [B, H, T, D]
-        states = states + layer.output(mixed.transpose(1, 2).flatten(2))
+        states = states + layer.output(block.packed(mixed.transpose(1, 2).flatten(2)))
         gate, up = layer.gate_up(layer.inner_norm(states)).chunk(2, -1)
         return states + layer.down(functional.silu(gate) * up)
 

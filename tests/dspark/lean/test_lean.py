@@ -80,27 +80,61 @@ def test_features_and_last_logits(tiny: Tiny, kind: str) -> None:
     assert isinstance(open_context(CausalModel.of(model), 2, layers=(0,)), LeanContext)  # recording left hooks behind
 
 
+@pytest.fixture
+def nothing_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ragged block is read without its padding."""
+    monkeypatch.setattr(lean_context, "FREE_TOKENS", (0, 0))
+
+
+@pytest.mark.usefixtures("nothing_is_free")
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("chunk", [3, 512])
+def test_padding_is_left_out(tiny: Tiny, kind: str, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean_context, "CHUNK", chunk)
+    model = tiny(kind)
+    assert exercise(model, opened(model, len(PROMPTS)), PROMPTS, rounds=14) < 1e-10
+    test_features_and_last_logits(tiny, kind)
+    both = opened(model, 2, layers=(-1, 0))
+    texts = [[1, 2, 3, 4, 5, 6, 7], [6, 7]]
+    both.extend(torch.tensor([[9], [8]]), [1, 1])
+    read = both.extend(torch.tensor([texts[0], [*texts[1], 0, 0, 0, 0, 0]]), [7, 2], last=True)
+    assert read.features is not None
+    for row, (first, text) in enumerate(zip((9, 8), texts, strict=True)):
+        alone = opened(model, 1, layers=(-1, 0)).extend(torch.tensor([[first, *text]]), [1 + len(text)])
+        assert alone.features is not None
+        assert (read.logits[row, 0] - alone.logits[0, -1]).abs().max() < 1e-10
+        assert (read.features[row, : len(text)] - alone.features[0, 1:]).abs().max() < 1e-10
+
+
+def one_place_late(self: LeanContext, counts: Any, width: int) -> Any:
+    kept = WITHOUT(self, counts, width)
+    return kept if kept is None else (kept + 1) % (len(counts) * width)
+
+
+WITHOUT = LeanContext._without_padding
+
+
 def swapped_sign(self: LeanForward, num_positions: int) -> torch.Tensor:
     table = ROTATIONS(self, num_positions)
     return torch.stack([table[:, 0], -table[:, 1]], 1)
 
 
-def one_too_many(self: LeanContext, width: int, skip: int = 0) -> Block:
-    block = BLOCK(self, width, skip)
+def one_too_many(self: LeanContext, width: int, counts: Any, skip: int = 0) -> Block:
+    block = BLOCK(self, width, counts, skip)
     return block if block.mask is None else replace(block, mask=block.mask.roll(-1, -2))
 
 
-def sees_the_future(self: LeanContext, width: int, skip: int = 0) -> Block:
-    return replace(BLOCK(self, width, skip), causal=False)
+def sees_the_future(self: LeanContext, width: int, counts: Any, skip: int = 0) -> Block:
+    return replace(BLOCK(self, width, counts, skip), causal=False)
 
 
-def rows_mixed(self: LeanContext, width: int, skip: int = 0) -> Block:
-    block = BLOCK(self, width, skip)
+def rows_mixed(self: LeanContext, width: int, counts: Any, skip: int = 0) -> Block:
+    block = BLOCK(self, width, counts, skip)
     return replace(block, places=block.places % self.slots.shape[2])
 
 
-def chunks_at_the_same_place(self: LeanContext, width: int, skip: int = 0) -> Block:
-    return BLOCK(self, width, 0)
+def chunks_at_the_same_place(self: LeanContext, width: int, counts: Any, skip: int = 0) -> Block:
+    return BLOCK(self, width, counts, 0)
 
 
 ROTATIONS, BLOCK = LeanForward.rotations, LeanContext._block
@@ -110,6 +144,7 @@ MISTAKES: dict[str, tuple[Any, str, Any]] = {
     "an unmasked prompt": (LeanContext, "_block", sees_the_future),
     "chunks at the same place": (LeanContext, "_block", chunks_at_the_same_place),
     "all rows in one": (LeanContext, "_block", rows_mixed),
+    "padding for text": (LeanContext, "_without_padding", one_place_late),
     "a norm without eps": (
         lean_forward,
         "rms_norm",
@@ -282,8 +317,8 @@ def test_memory_grows_with_the_prompt_and_not_with_its_square(tiny: Tiny) -> Non
     model = tiny("llama", max_position_embeddings=4096)
     masks: list[torch.Size | None] = []
 
-    def watched(self: LeanContext, width: int, skip: int = 0) -> Block:
-        block = BLOCK(self, width, skip)
+    def watched(self: LeanContext, width: int, counts: Any, skip: int = 0) -> Block:
+        block = BLOCK(self, width, counts, skip)
         masks.append(None if block.mask is None else block.mask.shape)
         return block
 
