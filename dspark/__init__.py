@@ -6,10 +6,13 @@ from dspark.drafters.ngram import NgramDrafter
 from dspark.grammar import TokenAutomaton
 from dspark.record import AcceptanceRecord
 from dspark.request import Generation, Request, SamplingParams
+from dspark.serving import Engine, Limits
 
 __all__ = [
     "AcceptanceRecord",
+    "Engine",
     "Generation",
+    "Limits",
     "ModelDrafter",
     "NgramDrafter",
     "Request",
