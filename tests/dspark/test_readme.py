@@ -22,7 +22,7 @@ def test_the_example_of_serving() -> None:
         assert printed in example
         example = example.replace(printed, here)
     names: dict[str, Any] = {"prompts": [(1, 2, 3), (4, 5)]}
-    exec(example, names)  # noqa: S102
+    exec(example, names)
     answers = [names["engine"].finished[ticket] for ticket in names["tickets"]]
     assert [len(each.token_ids) for each in answers] == [20, 20]
     assert names["engine"].counters.num_rounds < 40
