@@ -155,10 +155,7 @@ class Batch:
             num_accepted, final, *rest = numbers_of_row
             token_ids, is_nan = rest[: drafts.shape[1]], rest[drafts.shape[1] :]
             if any(is_nan[: num_accepted + 1]):
-                row.error = (
-                    f"the target's logits at output position {len(row.roles) + is_nan.index(1)} are NaN or infinite, or "
-                    "leave no token possible; a law needs finite ones. Check the checkpoint, the dtype and the bans."
-                )
+                row.error = row.without_a_law(is_nan.index(1))
                 emitted.append([])
                 continue
             emitted.append(
@@ -191,6 +188,6 @@ class Batch:
         if all(row.is_done for row in self.rows):
             return
         if self.session:
-            # What was emitted, but for its last token, was read behind the anchor; of rows that are done anything will do.
+            # Anchor and accepted drafts were read and are text: as many as were emitted, the last of which was not read.
             self.session.observe(token_ids=block, counts=[len(each) for each in emitted], features=features)
         self.context.commit([len(row.token_ids) - 1 for row in self.rows])

@@ -54,6 +54,13 @@ class Row:
         self.finish_reason = "stop" if cut else "length" if self.num_remaining == 0 else ""
         return emitted
 
+    def without_a_law(self, offset: int) -> str:
+        """Why the row cannot go on where the law of a token of this round, `offset` places in, is NaN."""
+        return (
+            f"the target's logits at output position {len(self.roles) + offset} are NaN or infinite, or leave no token "
+            "possible; a law needs finite ones. Check the checkpoint, the dtype and the bans."
+        )
+
     def generation(self) -> Generation:
         """The finished answer."""
         return Generation(

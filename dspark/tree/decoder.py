@@ -119,10 +119,7 @@ class TreeRun:
         rows = [0, *(1 + node for node in path)]
         broken = [place for place, each in enumerate(rows) if is_nan[each]]
         if broken:
-            raise ValueError(
-                f"the target's logits at output position {len(row.roles) + broken[0]} are NaN or infinite, or leave no token "
-                "possible; a law needs finite ones. Check the checkpoint, the dtype and the bans."
-            )
+            raise ValueError(row.without_a_law(broken[0]))
         tokens = [*(token_ids[node] for node in path), final]
         logprobs: list[float] = []
         if row.request.logprobs:
