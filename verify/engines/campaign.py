@@ -41,7 +41,8 @@ class Campaign:
 
     `keep(request, generation)` and `progress(done, all, group)` are called as answers arrive; whoever asks may set them.
 
-    After `MAX_FAILURES_IN_A_ROW` requests without one answer the engine counts as lost and is asked nothing more.
+    After `MAX_FAILURES_IN_A_ROW` requests without one answer the engine counts as lost and is asked nothing more. No group brings
+    more than half of them: all of its requests may need what the engine cannot do.
     """
 
     def __init__(self, engine: Engine, groups: Sequence[Group]) -> None:
@@ -52,6 +53,7 @@ class Campaign:
         self.keep: Callable[[Request, Generation], object] = lambda *_: None
         self.progress: Callable[[int, int, str], object] = lambda *_: None
         self._in_a_row = 0
+        self._in_group = 0
 
     def ask(self, name: str) -> Answers:
         """The answers to a group; asked once."""
@@ -76,6 +78,7 @@ class Campaign:
 
     def _ask(self, group: Group) -> Answers:
         answers = Answers(group)
+        self._in_group = 0
         if self.lost is not None:
             answers.failures = dict.fromkeys(range(len(group.requests)), self.lost)
             return answers
@@ -99,11 +102,12 @@ class Campaign:
     def _take(self, answers: Answers, index: int, answer: Generation | Failure) -> None:
         if isinstance(answer, Failure):
             answers.failures[index] = answer
-            self._in_a_row += 1
+            self._in_group += 1
+            self._in_a_row += self._in_group <= MAX_FAILURES_IN_A_ROW // 2
             if answer.kind == "died" or self._in_a_row >= MAX_FAILURES_IN_A_ROW:
                 self.lost = answer
             return
-        self._in_a_row = 0
+        self._in_a_row = self._in_group = 0
         answers.generations[index] = answer
         self.keep(answers.group.requests[index], answer)
 

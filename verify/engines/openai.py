@@ -32,7 +32,7 @@ class Options:
     same_seed: bool = False
     """The server claims one output for a seed, with speculation and without."""
     draft_model: bool = False
-    """Drafts come from a model."""
+    """Drafts come from the model that --draft names: bets know its laws, and the errors that leak them."""
     without: tuple[str, ...] = ()
     """Claims, with commas, that are not made and not asked for."""
     api_key_file: Path | None = None
@@ -132,6 +132,11 @@ def make_engine(settings: EngineSettings) -> OpenAIEngine:
     if settings.base_url is None:
         raise EngineError("the openai engine needs --base-url: the address of a server, such as http://localhost:8000")
     options = read_options(settings.options)
+    if options.draft_model and settings.target is not None and settings.draft in (None, settings.target):
+        raise EngineError(
+            "--engine draft_model=yes without a draft other than the target; give --draft DIR, the checkpoint that the server "
+            "drafts with, or leave draft_model out"
+        )
     headers = {}
     if options.api_key_file is not None:
         try:

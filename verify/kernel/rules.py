@@ -140,6 +140,10 @@ BONUS: Mapping[str, tuple[str, Callable[[Floats, Floats], Floats]]] = {
 MIXING = {
     "mask_not_cumulative": "ACC: drafts after a rejection are counted as accepted; make the mask cumulative.",
     "one_coin_per_block": "ACC: one coin decides all drafts of a block; draw one for each.",
+    "block_residual_not_scaled": (
+        "RES: the block is judged as a whole, but its recovered token comes from max(target - draft, 0); scale the target by "
+        "what the accepted drafts have left of the block."
+    ),
 }
 LEAK = "everything_accepted"
 EXPLANATIONS: Mapping[str, str] = {
@@ -161,7 +165,7 @@ def mistaken_laws(rows: Rows) -> dict[str, Floats]:
     found = {name: _memoryless(rows, rule, rows.target[-1]) for name, (_, rule) in RULES.items()}
     found |= {name: _memoryless(rows, standard, law(rows.target, rows.draft)) for name, (_, law) in BONUS.items()}
     small = rows.target.shape[1] ** rows.num_drafts <= MOST_DRAFTED_BLOCKS
-    for name, law in (("mask_not_cumulative", _counting_all), ("one_coin_per_block", _with_one_coin)):
+    for name, law in zip(MIXING, (_counting_all, _with_one_coin, _jointly_not_scaled), strict=True):
         found[name] = law(rows) if small else standard_law(rows)
     return found
 
@@ -183,13 +187,13 @@ def _memoryless(rows: Rows, rule: Rule, bonus: Floats) -> Floats:
 
 
 def _drafted(rows: Rows) -> list[tuple[tuple[int, ...], float, Floats]]:
-    """Every drafted block with its probability and its acceptance ratios `[K]`."""
+    """Every drafted block with its probability and its ratios target/draft `[K]`."""
     blocks = []
     for tokens in product(range(rows.target.shape[1]), repeat=rows.num_drafts):
         drafts = np.array([rows.draft[k, token_id] for k, token_id in enumerate(tokens)])
         if drafts.prod() > 0:
             ratios = np.array([rows.target[k, token_id] for k, token_id in enumerate(tokens)]) / drafts
-            blocks.append((tokens, float(drafts.prod()), np.minimum(ratios, 1)))
+            blocks.append((tokens, float(drafts.prod()), ratios))
     return blocks
 
 
@@ -203,8 +207,9 @@ def _ended(rows: Rows, tokens: tuple[int, ...], count: int) -> Floats:
 def _counting_all(rows: Rows) -> Floats:
     law = np.zeros((rows.num_drafts + 1, *[rows.num_classes] * (rows.num_drafts + 1)))
     for tokens, probability, ratios in _drafted(rows):
+        accepts = np.minimum(ratios, 1)
         for stands in product((False, True), repeat=rows.num_drafts):
-            chance = probability * float(np.where(stands, ratios, 1 - ratios).prod())
+            chance = probability * float(np.where(stands, accepts, 1 - accepts).prod())
             law[sum(stands)] += chance * _ended(rows, tokens, sum(stands))
     return law
 
@@ -216,3 +221,26 @@ def _with_one_coin(rows: Rows) -> Floats:
         for count in range(rows.num_drafts + 1):
             law[count] += probability * (standing[count] - standing[count + 1]) * _ended(rows, tokens, count)
     return law
+
+
+def _jointly_not_scaled(rows: Rows) -> Floats:
+    """Block verification (Sun et al. 2024, algorithm 2) with the residual of the standard rule."""
+    law = np.zeros((rows.num_drafts + 1, *[rows.num_classes] * (rows.num_drafts + 1)))
+    for tokens, probability, ratios in _drafted(rows):
+        weights = [1.0]  # what each prefix has left of the block
+        for ratio in ratios:
+            weights.append(min(1.0, weights[-1] * float(ratio)))
+        for count in range(rows.num_drafts, -1, -1):  # the longest prefix that its own coin admits
+            admitted = _admitted(rows, weights[count], count) if count else 1.0
+            law[count] += probability * admitted * _ended(rows, tokens, count)
+            probability *= 1 - admitted
+    return law
+
+
+def _admitted(rows: Rows, weight: float, count: int) -> float:
+    """Probability with which block verification admits a prefix of `count` drafts that has left `weight`."""
+    if count == rows.num_drafts:
+        return weight
+    excess = float(np.maximum(weight * rows.target[count] - rows.draft[count], 0).sum())
+    missing = 1 - weight
+    return excess / (excess + missing) if excess + missing > 0 else 1.0

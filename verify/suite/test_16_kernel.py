@@ -20,7 +20,7 @@ from verify.kernel.block import Kernel
 from verify.kernel.experiment import Experiment, Pairs, Setting
 from verify.kernel.probe import DTYPES, accepts_dtype, preferred_dtype
 from verify.kernel.rules import Rows
-from verify.kernel.zoo import on_grid, one_hot, rows_of
+from verify.kernel.zoo import half_left, on_grid, one_hot, rows_of
 from verify.results import Evidence, Finding
 from verify.suite.support import scaled
 
@@ -89,6 +89,12 @@ def experiment(
 def test_blocks(judge: Judge, name: str) -> None:
     """Ragged blocks in one call: every relation of draft and target, zeros, ties and values at the end of the range."""
     conclude(judge, experiment(judge, CASES[name]))
+
+
+@check(chapter=16, property="law of blocks", evidence=Evidence.BETTING)
+def test_joint_residual(judge: Judge) -> None:
+    """Rules that judge the block as a whole: the residual knows how much of the block its accepted drafts have left."""
+    conclude(judge, experiment(judge, half_left(), ragged=False))
 
 
 @check(chapter=16, property="acceptance of the standard rule", evidence=Evidence.BETTING)

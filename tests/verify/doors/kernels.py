@@ -4,13 +4,16 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dspark.verification import verify_block
+from dspark.block_verification import verify_jointly
+from dspark.sampling import draw
+from dspark.verification import residual, verify_block
 
 
 def _emit(draft_token_ids: Tensor, num_accepted: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,6 +38,26 @@ def reference(
         final_uniforms=torch.rand(len(draft_token_ids), dtype=torch.float64),
     )
     return _emit(draft_token_ids, done.num_accepted, done.final_token_ids)
+
+
+def jointly(
+    draft_token_ids: Tensor, draft_probs: Tensor, target_probs: Tensor, draft_lengths: Tensor, *, scaled: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Correct with another acceptance: block verification. Not `scaled`: RES-7, the recovered token is the standard rule's."""
+    done = verify_jointly(
+        draft_token_ids=draft_token_ids,
+        draft_probs=draft_probs,
+        target_probs=target_probs,
+        draft_lengths=draft_lengths,
+        accept_uniforms=torch.rand(draft_token_ids.shape, dtype=torch.float64),
+        final_uniforms=torch.rand(len(draft_token_ids), dtype=torch.float64),
+    )
+    count, final = done.num_accepted, done.final_token_ids
+    if not scaled:
+        rows, rejected = torch.arange(len(count)), count < draft_lengths
+        draft_row = draft_probs[rows, count.clamp(max=draft_probs.shape[1] - 1)].where(rejected[:, None], 0.0)
+        final = draw(residual(target_probs[rows, count], draft_row), torch.rand(len(count), dtype=torch.float64))
+    return _emit(draft_token_ids, count, final)
 
 
 reference.capabilities = {"standard_acceptance": True, "arithmetic": "float64"}  # type: ignore[attr-defined]
@@ -180,3 +203,4 @@ SPOILED: dict[str, tuple[Callable[..., Any], str]] = {
     "text": (lambda *_: "tokens", "returned str; it must return (token_ids, num_accepted)"),
 }
 residual_not_subtracted = planted("RES-8 not subtracted")
+jointly_not_scaled = partial(jointly, scaled=False)

@@ -17,12 +17,13 @@ from verify.kernel.block import run_kernel
 from verify.kernel.counts import CountBet, Table
 from verify.kernel.experiment import FEW_ROWS, FEWEST_OUTCOMES, PATIENCE, Experiment, Pairs, Setting
 from verify.kernel.rules import EXPLANATIONS, Rows, mistaken_laws, standard_law
-from verify.kernel.zoo import one_hot, rows_of
+from verify.kernel.zoo import half_left, one_hot, rows_of
 from verify.results import Finding, Verdict
 
 ALPHA = 1e-8
 CLOSE = rows_of("close", vocab_size=3, num_drafts=2, seed=1)
 OPPOSED = rows_of("opposed", vocab_size=3, num_drafts=2, seed=2)
+HALF_LEFT = half_left()
 
 
 def experiment(*rows: Rows, joint: bool = False, pairs: Pairs = "", num_rows: int = 2048) -> Experiment:
@@ -74,6 +75,17 @@ def test_planted_bugs_are_seen_and_named(bug: str, diagnosis: str) -> None:
     finding = judged(kernels.planted(bug), experiment(OPPOSED), num_outcomes=300_000)
     assert finding.verdict is Verdict.FAIL
     assert diagnosis in finding.diagnosis.split("(")[0], finding.diagnosis
+
+
+def test_a_joint_residual_that_is_not_scaled_is_seen_where_half_of_the_block_is_left() -> None:
+    """It hides from the cases of single positions, and only full blocks show it."""
+    asked = replace(experiment(HALF_LEFT), lengths=(2,))
+    assert judged(kernels.jointly, asked).verdict is Verdict.PASS
+    finding = judged(kernels.jointly_not_scaled, asked, num_outcomes=3_000)
+    assert finding.verdict is Verdict.FAIL
+    assert "block_residual_not_scaled" in finding.diagnosis.split("(")[0], finding.diagnosis
+    hidden = judged(kernels.jointly_not_scaled, experiment(OPPOSED))
+    assert hidden.verdict is Verdict.PASS
 
 
 def test_mixed_rows_are_seen() -> None:
@@ -175,7 +187,7 @@ def test_an_impossible_token_is_seen_at_once() -> None:
 
 
 def test_laws_are_laws_and_mistakes_differ() -> None:
-    for rows in (CLOSE, OPPOSED):
+    for rows in (CLOSE, OPPOSED, HALF_LEFT):
         standard = standard_law(rows)
         product = np.einsum("a,b,c->abc", *rows.target)
         assert np.allclose(standard.sum(0), product, atol=1e-15)
@@ -184,27 +196,30 @@ def test_laws_are_laws_and_mistakes_differ() -> None:
         for name, law in mistakes.items():
             assert law.sum() == pytest.approx(1, abs=1e-12), name
             assert law.min() >= -1e-15, name
-            assert np.abs(law.sum(0) - product).sum() > 1e-3, name
+            if rows is HALF_LEFT or name != "block_residual_not_scaled":
+                assert np.abs(law.sum(0) - product).sum() > 1e-3, name
 
 
 def test_the_law_of_each_mistake_is_that_of_the_mistake() -> None:
     """Counts of the planted step against the law that the diagnosis holds against it."""
-    pairs = {
-        "RES-8 not subtracted": "residual_not_subtracted",
-        "ACC-14 no coin": "accept_without_coin",
-        "mask not cumulative": "mask_not_cumulative",
-        "one coin for a block": "one_coin_per_block",
-        "bonus from the row before": "bonus_previous_row",
-    }
-    for bug, name in pairs.items():
-        asked = replace(experiment(OPPOSED, joint=True), lengths=(2,))
-        table = Table(law=mistaken_laws(OPPOSED)[name].reshape(-1), mistakes={})
+    planted = [
+        (OPPOSED, kernels.planted("RES-8 not subtracted"), "residual_not_subtracted"),
+        (OPPOSED, kernels.planted("ACC-14 no coin"), "accept_without_coin"),
+        (OPPOSED, kernels.planted("mask not cumulative"), "mask_not_cumulative"),
+        (OPPOSED, kernels.planted("one coin for a block"), "one_coin_per_block"),
+        (OPPOSED, kernels.planted("bonus from the row before"), "bonus_previous_row"),
+        (HALF_LEFT, kernels.jointly_not_scaled, "block_residual_not_scaled"),
+        (CLOSE, kernels.jointly_not_scaled, "block_residual_not_scaled"),
+    ]
+    for rows, kernel, name in planted:
+        asked = replace(experiment(rows, joint=True), lengths=(2,))
+        table = Table(law=mistaken_laws(rows)[name].reshape(-1), mistakes={})
         bet = CountBet([table], alpha=1e-6)
         torch.manual_seed(7)
         for _ in range(10):
-            codes = asked.outcomes(run_kernel(kernels.planted(bug), asked.draw()))
+            codes = asked.outcomes(run_kernel(kernel, asked.draw()))
             bet.update([np.bincount(codes, minlength=table.law.size)])
-        assert not bet.rejected, (bug, bet.largest_log_wealth)
+        assert not bet.rejected, (name, bet.largest_log_wealth)
 
 
 def test_false_alarms_are_rarer_than_alpha() -> None:

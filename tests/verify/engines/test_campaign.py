@@ -111,12 +111,22 @@ def test_an_engine_that_answers_nothing_is_asked_no_more(make_campaign: MakeCamp
     campaign = make_campaign("always fails")
     answers = campaign.ask("sampled, 1 at once")
     assert len(answers.failures) == len(answers.group.requests) == 18
+    assert campaign.lost is None
     campaign.ask("sampled, 4 at once")
     assert campaign.lost is not None
     asked = campaign.engine._engine.answered  # type: ignore[attr-defined]
-    assert asked == MAX_FAILURES_IN_A_ROW
+    assert asked == 18 + MAX_FAILURES_IN_A_ROW // 2
     assert len(campaign.ask("mixed").failures) == 12
     assert campaign.engine._engine.answered == asked  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_fails_at_one_setting_is_asked_the_others(make_campaign: MakeCampaign) -> None:
+    """As vLLM's CPU build does at top-k: at 56 prompts it counted as lost, and the rest of the campaign was not asked."""
+    campaign = make_campaign("logit_bias fails")
+    group = campaign.groups["logit_bias"]
+    campaign.groups = {**campaign.groups, "logit_bias": replace(group, requests=[*group.requests] * 2)}
+    assert len(campaign.ask("logit_bias").failures) == 24 > MAX_FAILURES_IN_A_ROW
+    assert len(campaign.ask("top_p").generations) == 6
 
 
 def test_no_control_is_said_and_is_no_failure(make_campaign: MakeCampaign, audit: MakeAudit) -> None:

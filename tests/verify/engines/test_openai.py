@@ -331,6 +331,18 @@ class TestBadInput:
         with pytest.raises(EngineError, match=message):
             opened(Fake(), **options)
 
+    def test_a_draft_model_is_a_checkpoint_at_hand(self, target: Path, tmp_path: Path) -> None:
+        """The target in its place leaks nothing that a bet could see: the sampled law of a correct server was inconclusive."""
+        with serving(Fake(tokenizer=Tokenizer.from_file(str(target / "tokenizer.json")))) as fake:
+            given = EngineSettings(
+                target=target, draft=target, folder=tmp_path, base_url=fake.url, options={"draft_model": "yes"}
+            )
+            with pytest.raises(EngineError, match=r"draft_model=yes without a draft.*give --draft DIR"):
+                make_engine(given)
+            assert not make_engine(replace(given, options={})).capabilities.draft_model
+            assert make_engine(replace(given, draft=tmp_path)).capabilities.draft_model
+            assert make_engine(replace(given, target=None, draft=None)).capabilities.draft_model
+
     def test_logprobs_that_do_not_come_are_not_claimed(self, opened: Any) -> None:
         """And where they stop coming, the answer is malformed."""
         assert opened(Fake(faults=Faults(no_logprobs=True))).capabilities.logprobs == ""

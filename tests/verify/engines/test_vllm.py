@@ -1,5 +1,7 @@
 """The vLLM worker without vLLM: what it asks for, what it reads, and how it keeps the engine busy."""
 
+import os
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -82,6 +84,22 @@ class TestOptions:
             worker.capabilities({"logprobs": "all"})
         with pytest.raises(ValueError, match=r"device 'cuda'.*give --device cpu"):
             worker.open_engine(target="t", draft="d", options={}, device="cuda", dtype="float32", folder="f")
+
+    def test_vllm_starts_with_one_thread_in_every_pool(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Numba's pool is OpenMP's: of two threads, each operator waits for the other wherever a core is taken."""
+        environment: dict[str, str] = {}
+        monkeypatch.setattr(os, "environ", environment)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+
+        def started(name: str) -> None:
+            raise RuntimeError(name)
+
+        monkeypatch.setattr(worker, "import_module", started)
+        with pytest.raises(RuntimeError, match="vllm"):
+            worker.open_engine(
+                target="t", draft=None, options={"method": "ngram"}, device="cpu", dtype="float32", folder="f"
+            )
+        assert (environment["OMP_NUM_THREADS"], environment["NUMBA_NUM_THREADS"]) == ("1", "1")
 
     def test_other_options_reach_vllm(self) -> None:
         arguments = worker.llm_arguments({"method": "ngram", "k": "4", "enable_prefix_caching": "false"})

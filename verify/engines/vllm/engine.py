@@ -34,6 +34,7 @@ def open_engine(
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(KV_CACHE_GIB))
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # bound threads wait for cores that others use
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # numba (ngram) resizes the pool that the operators share
     os.environ.setdefault(
         "TORCHDYNAMO_DISABLE", "1"
     )  # what is still compiled in eager mode takes longer than a campaign

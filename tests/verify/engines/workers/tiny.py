@@ -47,6 +47,9 @@ class Tiny:
             if self.bug == "always fails":
                 yield index, {"failure": "the device is gone"}
                 continue
+            if self.bug == "logit_bias fails" and request["sampling"]["logit_bias"]:
+                yield index, {"failure": "a bias of the logits is not implemented"}
+                continue
             if self.bug == "die" and self.answered > 30:
                 os._exit(3)
             if self.bug == "silent" and self.answered > 30:
