@@ -52,7 +52,11 @@ class LeakBounds:
         self.delta = delta
         self.tolerance = tolerance
         self._log_risk = np.log(max(1, len({each.formula for each in self.hypotheses})) / delta)
-        self.num_tokens = np.zeros(len(self.hypotheses), dtype=np.int64)  # [H]
+        # Hypotheses of one law have one bound, that of the first of them.
+        laws = [(each.formula, each.needs) for each in self.hypotheses]
+        self._first = [laws.index(law) for law in laws]  # [H]
+        self._is_first = np.array([first == index for index, first in enumerate(self._first)], dtype=np.bool_)  # [H]
+        self._num_tokens = np.zeros(len(self.hypotheses), dtype=np.int64)  # [H]
         self._log_likelihood = np.zeros((len(self.hypotheses), LEAKS.size))  # [H, G], relative to leak 0
         self._upper = np.ones(len(self.hypotheses))  # [H]
         self._log_prior = np.log(np.where(LEAKS == 0, 0.5, 0.5 / (LEAKS.size - 1)))  # [G]
@@ -64,32 +68,31 @@ class LeakBounds:
 
     def add(self, ratios: Floats) -> None:
         """The same for a piece of `scored_pieces` of these hypotheses: their ratios [H, N]."""
-        for index, ratio in enumerate(ratios):
-            if not np.isnan(ratio).any():
-                self._add(index, ratio)
-
-    def _add(self, index: int, ratio: Floats) -> None:
-        self._log_likelihood[index] += log_likelihoods(ratio)
-        self.num_tokens[index] += ratio.size
-        log_likelihood = self._log_likelihood[index]
-        mixed = np.logaddexp.reduce(log_likelihood + self._log_prior)
-        slack = self._log_risk + self.tolerance * self.num_tokens[index]
-        kept = np.flatnonzero(log_likelihood > mixed - slack)
+        bound = np.flatnonzero(self._is_first & ~np.isnan(ratios).any(axis=1))  # [R]
+        if not bound.size:
+            return
+        self._log_likelihood[bound] += [log_likelihoods(ratios[index]) for index in bound]
+        self._num_tokens[bound] += ratios.shape[1]
+        log_likelihood = self._log_likelihood[bound]  # [R, G]
+        mixed = np.logaddexp.reduce(log_likelihood + self._log_prior, axis=1)
+        slack = self._log_risk + self.tolerance * self._num_tokens[bound]
+        kept = log_likelihood > (mixed - slack)[:, None]
+        behind_kept = LEAKS.size - kept[:, ::-1].argmax(axis=1)
         # Nothing kept means that no leak of this law explains the tokens: the bound is void, not small.
-        end = int(kept[-1]) + 1 if kept.size else LEAKS.size - 1
-        self._upper[index] = min(self._upper[index], LEAKS[min(end, LEAKS.size - 1)])
+        end = np.where(kept.any(axis=1), np.minimum(behind_kept, LEAKS.size - 1), LEAKS.size - 1)
+        self._upper[bound] = np.minimum(self._upper[bound], LEAKS[end])
 
     def bounds(self) -> dict[str, LeakBound]:
         """The present bound of each hypothesis that was ever applicable, by label."""
         return {
             hypothesis.label: LeakBound(
                 label=hypothesis.label,
-                leak=float(self._upper[index]),
-                num_tokens=int(self.num_tokens[index]),
+                leak=float(self._upper[first]),
+                num_tokens=int(self._num_tokens[first]),
                 delta=self.delta,
             )
-            for index, hypothesis in enumerate(self.hypotheses)
-            if self.num_tokens[index]
+            for hypothesis, first in zip(self.hypotheses, self._first, strict=True)
+            if self._num_tokens[first]
         }
 
 

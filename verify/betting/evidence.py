@@ -91,6 +91,12 @@ class TokenEvidence:
         return piece
 
 
+def at_tokens(values: Floats, token_ids: Ints) -> Floats:
+    """The entry of each row of `values` [N, V] at that row's token, [N]."""
+    found: Floats = values[np.arange(token_ids.size), token_ids]
+    return found
+
+
 def _set(evidence: TokenEvidence, name: str, value: object) -> None:
     object.__setattr__(evidence, name, value)
 

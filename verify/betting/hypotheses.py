@@ -64,8 +64,8 @@ def emitted_ratios(hypotheses: tuple[Hypothesis, ...], evidence: TokenEvidence) 
     target = np.maximum(rows.target[:, 0], 1e-300)
     for index, hypothesis in enumerate(hypotheses):
         if hypothesis.applies(evidence):
-            ratios[index] = np.clip(hypothesis.formula(rows)[:, 0] / target, 0, 1e300)
-    return ratios
+            ratios[index] = hypothesis.formula(rows)[:, 0] / target
+    return np.clip(ratios, 0, 1e300, out=ratios)
 
 
 def scored_pieces(

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from verify.betting.evidence import Floats, Ints
+from verify.betting.evidence import Floats, Ints, at_tokens
 from verify.betting.rows import Rows, row_sums
 
 Law: TypeAlias = Callable[[Rows], Floats]
@@ -167,10 +167,10 @@ def drawn_from_likely(floor: float, *, best_instead: bool = False) -> Law:
     """
 
     def law(rows: Rows) -> Floats:
-        likely = np.where(rows.all_draft >= floor * rows.all_draft.max(axis=1, keepdims=True), rows.all_draft, 0)
+        best = rows.all_draft.argmax(axis=1)  # [N]
+        likely = np.where(rows.all_draft >= floor * at_tokens(rows.all_draft, best)[:, None], rows.all_draft, 0)
         if best_instead:
-            best = _argmax(likely)
-            np.put_along_axis(likely, best, np.take_along_axis(likely, best, axis=1) + 1 - row_sums(likely), axis=1)
+            likely[np.arange(best.size), best] = at_tokens(likely, best) + 1 - row_sums(likely)[:, 0]
         return _drawn_from(rows, likely / row_sums(likely))
 
     return law

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from verify.betting.evidence import Floats, TokenEvidence
+from verify.betting.evidence import Floats, TokenEvidence, at_tokens
 
 
 class Learner(Protocol):
@@ -80,7 +80,7 @@ class FeatureTilt:
             return None
         slope = float(np.clip(self._score / self._information, -2, 2))
         tilt = np.exp(slope * feature)  # [N, V]
-        ratios: Floats = _emitted(tilt, evidence) / (evidence.target_probs * tilt).sum(axis=1)
+        ratios: Floats = at_tokens(tilt, evidence.token_ids) / (evidence.target_probs * tilt).sum(axis=1)
         return ratios
 
     def learn(self, evidence: TokenEvidence) -> None:
@@ -89,7 +89,7 @@ class FeatureTilt:
         if feature is None:
             return
         mean = (evidence.target_probs * feature).sum(axis=1)
-        self._score += float((_emitted(feature, evidence) - mean).sum())
+        self._score += float((at_tokens(feature, evidence.token_ids) - mean).sum())
         self._information += float(((evidence.target_probs * feature**2).sum(axis=1) - mean**2).sum())
 
 
@@ -102,15 +102,12 @@ class SupportWatch:
 
     def ratios(self, evidence: TokenEvidence) -> Floats:
         """See `Learner`; outside the support share/floor, whose mean is at most `share` while the floor holds."""
-        return np.where(_emitted(evidence.target_probs, evidence) == 0, self._share / self._floor, 1 - self._share)
+        return np.where(
+            at_tokens(evidence.target_probs, evidence.token_ids) == 0, self._share / self._floor, 1 - self._share
+        )
 
     def learn(self, evidence: TokenEvidence) -> None:
         """Nothing to learn."""
-
-
-def _emitted(values: Floats, evidence: TokenEvidence) -> Floats:
-    emitted: Floats = np.take_along_axis(values, evidence.token_ids[:, None], axis=1)[:, 0]
-    return emitted
 
 
 def _log_target(evidence: TokenEvidence) -> Floats:

@@ -4,7 +4,7 @@ from functools import cached_property
 
 import numpy as np
 
-from verify.betting.evidence import Floats, Ints, TokenEvidence
+from verify.betting.evidence import Floats, Ints, TokenEvidence, at_tokens
 
 
 def row_sums(values: Floats) -> Floats:
@@ -44,8 +44,7 @@ class Rows:
         """The wanted columns of an [N, V] array: [N, C]."""
         if not self.emitted_only:
             return values
-        emitted: Floats = np.take_along_axis(values, self.evidence.token_ids[:, None], axis=1)
-        return emitted
+        return at_tokens(values, self.evidence.token_ids)[:, None]
 
     def one_hot(self, token_ids: Ints) -> Floats:
         """The wanted columns of the law that puts all mass on one token a row; `token_ids` [N, 1] to [N, C]."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from verify.betting.account import Account, Bettor
-from verify.betting.evidence import Floats, TokenEvidence
+from verify.betting.evidence import Floats, TokenEvidence, at_tokens
 from verify.betting.hypotheses import SHARES, Hypothesis, scored_pieces
 from verify.betting.learners import LearnedHypothesis, learned_hypotheses, support_hypothesis
 from verify.betting.library import library
@@ -114,7 +114,7 @@ class Wealth:
                 "a Wealth judges one target; make another"
             )
         self._vocab_size = piece.vocab_size
-        outside = np.take_along_axis(piece.target_probs, piece.token_ids[:, None], axis=1)[:, 0] == 0  # [N]
+        outside = at_tokens(piece.target_probs, piece.token_ids) == 0  # [N]
         if outside.any() and not self.support_floor and self.support_violation is None:
             first = int(np.argmax(outside))
             self.support_violation = SupportViolation(

@@ -30,16 +30,18 @@ class Interception:
         self.replay = replay
         self._handlers = [*drawing_handlers(), *guard_handlers(), *seeding_handlers(), *other_handlers()]
         self._states = generator_states(generators)
+        self._known: dict[str, object] = {}
         self._watch = _Watch(replay, [*drawing_handlers(), *guard_handlers()])
 
     def call(self, run: Callable[[], Result]) -> Result:
-        """Execute one run; sets `replay.refused` if a generator moved without a choice point."""
-        before = {name: read() for name, read in self._states.items()}
+        """Execute one run; sets `replay.refused` if a generator moved since `installed`, or the run before, unseen."""
         with self._watch:
             result = run()
         for name, read in self._states.items():
-            if read() != before[name]:
+            state = read()
+            if state != self._known[name]:
                 self.replay.refused = self.replay.refused or f"a random draw that was not intercepted ({name} moved)"
+            self._known[name] = state
         return result
 
     @contextmanager
@@ -56,6 +58,7 @@ class Interception:
                 original = getattr(owner, name)
                 kept.append((owner, name, vars(owner).get(name, _ABSENT)))
                 setattr(owner, name, _replacement(self.replay, original, handler))
+            self._known = {name: read() for name, read in self._states.items()}
             yield
         finally:
             for owner, name, before in reversed(kept):

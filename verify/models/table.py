@@ -1,6 +1,7 @@
 """A causal LM whose next-token law is a row of a table, chosen by what its cache really holds."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -152,29 +153,32 @@ class TableLM(PreTrainedModel, GenerationMixin):
         if cache is None and (self.config.use_cache if use_cache is None else use_cache):
             cache = DynamicCache(config=self.config)
         num_past = 0 if cache is None else int(cache.get_seq_length())
-        batch, length = input_ids.shape
-        slots = torch.arange(num_past, num_past + length, device=input_ids.device)  # [T]
-        if position_ids is None:
-            position_ids = _default_positions(attention_mask, slots)  # [B, T] or [1, T]
-        positions = position_ids.expand(batch, length)
-        codes, checks, embedded = self._remember(input_ids, positions, cache)  # [B, L], [B, L], [B, 1, L, 8] or None
-        visible = _visible(attention_mask, slots, codes.shape[1])  # [B or 1, 1 or T, L]
-        state = self._state(codes, checks, positions, visible)  # [B, T]
-        if isinstance(logits_to_keep, Tensor):
-            kept = state[:, logits_to_keep]
-        else:
-            kept = state[:, -logits_to_keep:] if logits_to_keep else state
-        logits = self.logits_table[kept % self.num_rows]  # [B, T, V]
+        # Nothing here draws. A judge that watches every torch call for randomness pays for each, so they are not watched, unless
+        # there is a mask, which may come from anywhere.
+        with torch._C.DisableTorchFunction() if attention_mask is None else nullcontext():
+            batch, length = input_ids.shape
+            slots = torch.arange(num_past, num_past + length, device=input_ids.device)  # [T]
+            if position_ids is None:
+                position_ids = _default_positions(attention_mask, slots)  # [B, T] or [1, T]
+            positions = position_ids.expand(batch, length)
+            codes, checks, embedded = self._remember(
+                input_ids, positions, cache
+            )  # [B, L], [B, L], [B, 1, L, 8] or None
+            visible = _visible(attention_mask, slots, codes.shape[1])  # [B or 1, 1 or T, L]
+            state = self._state(codes, checks, positions, visible)  # [B, T]
+            if isinstance(logits_to_keep, Tensor):
+                kept = state[:, logits_to_keep]
+            else:
+                kept = state[:, -logits_to_keep:] if logits_to_keep else state
+            logits = self.logits_table[kept % self.num_rows]  # [B, T, V]
 
-        hidden_states = None
-        if output_hidden_states:
-            first = _to_bytes(input_ids + _MARK, logits.dtype) if embedded is None else embedded[:, :, -length:]
-            hidden_states = (first[:, 0], _to_bytes(state, logits.dtype)[:, 0])  # each [B, T, 8]
+            hidden_states = None
+            if output_hidden_states:
+                first = _to_bytes(input_ids + _MARK, logits.dtype) if embedded is None else embedded[:, :, -length:]
+                hidden_states = (first[:, 0], _to_bytes(state, logits.dtype)[:, 0])  # each [B, T, 8]
         fields: dict[str, Any] = {"logits": logits, "hidden_states": hidden_states, OUTPUT_CACHE_FIELD: cache}
         output = CausalLMOutputWithPast(**fields)
         return output.to_tuple() if kwargs.get("return_dict") is False else output
-
-    # The next two draw nothing. A judge that watches every torch call for randomness pays for each, so they are not watched.
 
     def _remember(
         self, input_ids: Tensor, positions: Tensor, cache: Cache | None

@@ -117,6 +117,12 @@ def test_generator_that_is_not_intercepted() -> None:
     assert "not intercepted (Python's random moved)" in enumerate_outcomes(_held_random, max_paths=50).refused
 
 
+def test_draw_between_two_runs() -> None:
+    """What a decoder leaves behind (a thread) may draw there; states are read once a run, and not before each as well."""
+    found = enumerate_outcomes(lambda: bool(uniform(1) < 0.5), max_paths=50, progress=lambda *_: _held_random())
+    assert "not intercepted (Python's random moved)" in found.refused
+
+
 _HELD = random.random
 
 

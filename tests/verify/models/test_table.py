@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import AutoModelForCausalLM, StaticCache
 
 from verify.models.compat import cache_keyword, forward_logits, new_cache
@@ -301,3 +302,20 @@ def test_forward_is_fast() -> None:
         seconds.append(time.perf_counter() - start)
         cache.crop(-4)
     assert min(seconds) < 1e-3
+
+
+def test_what_is_watched_in_a_forward(model: TableLM) -> None:
+    """The judge of exact laws watches every torch function: it pays for those on a mask, which it must see, and no others."""
+    token_ids, seen = text(1, 6), []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        model(input_ids=token_ids, use_cache=False)
+    assert seen == []
+    with Watch():
+        model(input_ids=token_ids, attention_mask=torch.ones_like(token_ids), use_cache=False)
+    assert torch.Tensor.bool in seen
