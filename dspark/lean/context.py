@@ -1,7 +1,8 @@
 """What the short forward has read: every row in its own slots, so that forgetting is a smaller number."""
 
 import copy
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,9 +42,10 @@ class LeanContext:
         self.slots = forward.new_slots(num_rows, 0)
         self.rotations = forward.rotations(0)
         self.positions = Positions(self.slots.device)
-        # A shallow copy shares weights and hooks with the model, which itself stays as it is.
+        # A shallow copy shares weights and hooks with the model, which itself stays as it is. It does not hold on to the context,
+        # so that the slots are given back as soon as nobody needs them, and not at the next garbage collection.
         self.model: Any = copy.copy(model)
-        self.model.forward = self._read
+        self.model.forward = weakly(self._read)
 
     def get_seq_length(self) -> int:
         """How many tokens have been read, as the library's caches are asked; of the longest row."""
@@ -153,6 +155,18 @@ class LeanContext:
             grown = max(SMALLEST, num_slots + min(num_slots, LARGEST_RESERVE))
             self.slots = _with_capacity(self.slots, grown)
             self.rotations = self.forward.rotations(grown)
+
+
+def weakly(method: Callable[..., Reading]) -> Callable[..., Reading]:
+    """A method that does not keep its object alive."""
+    reference = weakref.WeakMethod(method)
+
+    def call(**inputs: Any) -> Reading:
+        found = reference()
+        assert found is not None, "whoever calls it holds the object"
+        return found(**inputs)
+
+    return call
 
 
 def _with_capacity(slots: Tensor, capacity: int) -> Tensor:

@@ -1,6 +1,8 @@
 """The short forward reads as the library's does, is seen by hooks, and steps back where it would have to guess."""
 
+import gc
 import operator
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,9 +13,10 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from dspark import Request, SamplingParams, SpeculativeDecoder
+from dspark import Request, SamplingParams, SpeculativeDecoder, prefixes
 from dspark.cache import BatchContext, open_context
 from dspark.causal_model import CausalModel
+from dspark.drafters import model as model_drafter
 from dspark.drafters.factory import random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.lean import context as lean_context
@@ -21,6 +24,7 @@ from dspark.lean import forward as lean_forward
 from dspark.lean.context import LeanContext
 from dspark.lean.forward import Block, LeanForward
 from dspark.rowwise import RowwiseContext
+from dspark.serving import Engine, Limits
 from tests.dspark.conftest import VOCAB_SIZE
 from tests.dspark.test_cache import PROMPTS, afresh, exercise
 
@@ -198,6 +202,39 @@ def test_hooks_of_the_model_see_every_forward(tiny: Tiny) -> None:
     context.extend(torch.tensor([[4]]), [1])
     assert seen == [(0, [1, 3]), (2, [1, 2])]
     assert model.forward == before
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gpt2", "mistral"])
+def test_what_was_read_is_given_back_at_once(tiny: Tiny, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the next garbage collection: keys and values are large, and few objects."""
+    target, alive = tiny(kind), weakref.WeakSet[Any]()
+    drafters: list[Any] = [ModelDrafter(tiny("llama", seed=1)), None]
+    drafters += [random_drafter(target, kind="eagle3", dtype=torch.float64)] if kind == "qwen3" else []
+    for module in (prefixes, model_drafter):
+        monkeypatch.setattr(module, "open_context", recorded(module.open_context, alive))
+    asked = [Request(prompt_token_ids=(1, 2, 3), max_new_tokens=length, seed=1) for length in (4, 9)]
+    gc.collect()
+    gc.disable()
+    try:
+        for drafter in drafters:
+            decoder = SpeculativeDecoder(target, drafter)
+            decoder.generate(asked)
+            next(decoder.stream(asked[0]))
+            assert len(alive) == 0
+            engine = Engine(target, drafter, limits=Limits(max_prefixes=0))
+            engine.generate(asked)
+            assert len(alive) == 0
+    finally:
+        gc.enable()
+
+
+def recorded(opened: Any, alive: weakref.WeakSet[Any]) -> Any:
+    def open_recorded(*arguments: Any, **keywords: Any) -> Any:
+        context = opened(*arguments, **keywords)
+        alive.add(context)
+        return context
+
+    return open_recorded
 
 
 def test_new_weights_are_read(tiny: Tiny) -> None:
