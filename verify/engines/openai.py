@@ -132,7 +132,7 @@ def make_engine(settings: EngineSettings) -> OpenAIEngine:
     if settings.base_url is None:
         raise EngineError("the openai engine needs --base-url: the address of a server, such as http://localhost:8000")
     options = read_options(settings.options)
-    if options.draft_model and settings.target is not None and settings.draft in (None, settings.target):
+    if options.draft_model and settings.target is not None and settings.draft is None:
         raise EngineError(
             "--engine draft_model=yes without a draft other than the target; give --draft DIR, the checkpoint that the server "
             "drafts with, or leave draft_model out"

@@ -32,7 +32,7 @@ def open_engine(options: Options, models: ModelPair, shared: dict[str, Any]) -> 
     engine = shared[ENGINE] = make(
         EngineSettings(
             target=models.target_dir if has_target(options) else None,
-            draft=models.draft_dir if has_target(options) else None,
+            draft=models.draft_dir if has_draft(options) else None,
             folder=options.report_dir / "engines" / "".join(c if c.isalnum() else "-" for c in options.decoder),
             device=options.device,
             dtype=options.dtype,
@@ -49,6 +49,11 @@ def open_engine(options: Options, models: ModelPair, shared: dict[str, Any]) -> 
 def has_target(options: Options) -> bool:
     """Whether the engine's model is at hand; a server runs a model of its own, so it has to be given."""
     return options.base_url is None or options.target is not None
+
+
+def has_draft(options: Options) -> bool:
+    """Whether there is a checkpoint to draft with; the target is none, because it is never rejected."""
+    return has_target(options) and (options.target is None or options.draft is not None)
 
 
 def campaign_of(judge: Judge) -> Campaign:

@@ -335,7 +335,7 @@ class TestBadInput:
         """The target in its place leaks nothing that a bet could see: the sampled law of a correct server was inconclusive."""
         with serving(Fake(tokenizer=Tokenizer.from_file(str(target / "tokenizer.json")))) as fake:
             given = EngineSettings(
-                target=target, draft=target, folder=tmp_path, base_url=fake.url, options={"draft_model": "yes"}
+                target=target, draft=None, folder=tmp_path, base_url=fake.url, options={"draft_model": "yes"}
             )
             with pytest.raises(EngineError, match=r"draft_model=yes without a draft.*give --draft DIR"):
                 make_engine(given)
