@@ -13,6 +13,7 @@ from dspark.cache import BatchContext, Context, open_context
 from dspark.causal_model import CausalModel
 from dspark.rowwise import RowwiseContext
 from tests.dspark.conftest import MAX_POSITIONS, VOCAB_SIZE
+from tests.mutants.serving import padding_counts
 
 
 def afresh(model: PreTrainedModel, text: list[int], num_rows: int) -> Tensor:
@@ -108,12 +109,6 @@ def test_rows_join_and_are_copied(tiny: Callable[..., PreTrainedModel], kind: st
     assert exercise_joining(tiny(kind), seed=seed) < 1e-10
 
 
-def padding_counts(self: BatchContext, num_slots: int) -> Tensor:
-    """The slots that a shorter cache is filled up with count as text."""
-    valid = VALID_OF(self, self.num_slots)
-    return torch.nn.functional.pad(valid, (0, num_slots - self.num_slots), value=True)
-
-
 def rows_reversed(self: BatchContext, rows: Any) -> BatchContext:
     """Keys and values are copied in another order than lengths."""
     twin = COPY(self, rows)
@@ -121,7 +116,7 @@ def rows_reversed(self: BatchContext, rows: Any) -> BatchContext:
     return twin
 
 
-VALID_OF, COPY = BatchContext._valid_of, BatchContext.copy
+COPY = BatchContext.copy
 
 
 @pytest.mark.parametrize(("name", "mistake"), [("_valid_of", padding_counts), ("copy", rows_reversed)])

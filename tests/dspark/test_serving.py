@@ -10,17 +10,15 @@ import torch
 from transformers import PreTrainedModel
 
 from dspark import prefixes
-from dspark.batch import Batch
 from dspark.cache import BatchContext
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.factory import random_drafter
 from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter
-from dspark.randomness import uniform_source
 from dspark.request import Request, SamplingParams
-from dspark.row import Row
 from dspark.serving import Engine, Limits
+from tests.mutants.serving import one_token_too_many, shared_with_everybody, stream_starts_anew, whole_pages
 from verify.models.observer import observed
 from verify.models.pairs import Relation, TableSpec, table_pair
 from verify.protocol import ModelPair
@@ -86,35 +84,10 @@ def test_prefixes_are_not_read_again(pair: ModelPair) -> None:
     assert engine.counters.num_reused_tokens == 8
 
 
-def copies_nothing(self: BatchContext, rows: Sequence[int]) -> BatchContext:
-    """KV-13: a request writes into the cache that others start from."""
-    return copied(self, rows) if len(self.lengths) > 1 else self
-
-
-def one_token_too_many(first: Any, second: Any) -> int:
-    """The first token that differs counts as common."""
-    return min(common(first, second) + 1, len(first), len(second))
-
-
-def whole_pages(first: Any, second: Any) -> int:
-    """A match is rounded up to a page of four tokens, whose end may be another text's."""
-    return min(-4 * (-common(first, second) // 4), len(first), len(second))
-
-
-def stream_starts_anew(self: Engine, rows: Sequence[Row]) -> Batch:
-    """A preempted request draws its first random numbers again."""
-    for row in rows:
-        row.source = uniform_source(row.request.seed)
-    return start(self, rows)
-
-
-common, start, copied = prefixes.common_length, Engine._begin, BatchContext.copy
-
-
 @pytest.mark.parametrize(
     ("owner", "name", "bug"),
     [
-        (BatchContext, "copy", copies_nothing),
+        (BatchContext, "copy", shared_with_everybody),
         (prefixes, "common_length", one_token_too_many),
         (prefixes, "common_length", whole_pages),
         (Engine, "_begin", stream_starts_anew),
