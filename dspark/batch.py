@@ -72,7 +72,7 @@ class Batch:
             accept_uniforms=uniforms.accept[:, : drafts.shape[1]],
             final_uniforms=uniforms.final,
         )
-        emitted = self._emit(rows, proposal, scores, target_probs, verification)
+        emitted = self._emit(proposal, scores, target_probs, verification)
         self._roll_back(block, reading.features, emitted)
         return emitted
 
@@ -103,8 +103,9 @@ class Batch:
             self.select(running)
 
     def _propose(self, token_ids: list[list[int]], wanted: list[int], history: History, uniforms: Tensor) -> Proposal:
-        """Draft, and keep of each row what the scheduler admits."""
-        if not self.session or not max(wanted):
+        """Draft if the scheduler wants it, and keep of each row what it admits."""
+        schedule = self.schedule
+        if not self.session or not max(wanted) or (schedule and not schedule.wants_drafts(len(wanted))):
             return Proposal.empty(len(wanted), self.processors)
         proposal = self.session.propose(
             token_ids=token_ids,
@@ -118,7 +119,7 @@ class Batch:
                 f"the drafter proposed {proposal.draft_lengths} tokens where at most {wanted} were asked for; more "
                 "would pass max_new_tokens. Respect num_draft_tokens."
             )
-        if not self.schedule:
+        if not schedule:
             return proposal
         if proposal.confidences is None:
             raise ValueError(
@@ -126,7 +127,7 @@ class Batch:
                 "or no scheduler."
             )
         rows: list[list[float]] = proposal.confidences.tolist()
-        admitted = self.schedule.admit([row[:length] for row, length in zip(rows, proposal.draft_lengths, strict=True)])
+        admitted = schedule.admit([row[:length] for row, length in zip(rows, proposal.draft_lengths, strict=True)])
         return proposal.shortened(admitted)
 
     def _prefill(self) -> None:
@@ -142,16 +143,16 @@ class Batch:
             self.session.observe(token_ids=token_ids, counts=counts, features=reading.features)
 
     def _emit(
-        self, rows: list[Row], proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification
+        self, proposal: Proposal, scores: Tensor, target_probs: Tensor, verification: Verification
     ) -> list[list[int]]:
         drafts = proposal.draft_token_ids
         numbers = [verification.num_accepted[:, None], verification.final_token_ids[:, None], drafts]
         numbers.append(target_probs[..., 0].isnan().long())  # a NaN law is NaN everywhere
         # The host waits for the device here, for confidences where there is a schedule, and for log-probabilities if asked.
         outcome: list[list[int]] = torch.cat(numbers, 1).tolist()
-        logprobs = self._logprobs(rows, drafts, scores, verification)
+        logprobs = self._logprobs(drafts, scores, verification)
         emitted: list[list[int]] = []
-        for place, (row, numbers_of_row) in enumerate(zip(rows, outcome, strict=True)):
+        for place, (row, numbers_of_row) in enumerate(zip(self.rows, outcome, strict=True)):
             num_accepted, final, *rest = numbers_of_row
             token_ids, is_nan = rest[: drafts.shape[1]], rest[drafts.shape[1] :]
             if any(is_nan[: num_accepted + 1]):
@@ -168,14 +169,12 @@ class Batch:
             )
         return emitted
 
-    def _logprobs(
-        self, rows: list[Row], drafts: Tensor, scores: Tensor, verification: Verification
-    ) -> list[list[float]] | None:
+    def _logprobs(self, drafts: Tensor, scores: Tensor, verification: Verification) -> list[list[float]] | None:
         """Log-probabilities of drafts and final token under the processed target law; None where nobody asked.
 
         In greedy rows the temperature counts as 1, so that they say how sure the target was.
         """
-        if not any(row.request.logprobs for row in rows):
+        if not any(row.request.logprobs for row in self.rows):
             return None
         final = verification.final_token_ids[:, None]  # [B, 1]
         emitted = torch.cat([drafts, final], 1).scatter(1, verification.num_accepted[:, None], final)  # [B, K + 1]

@@ -59,7 +59,7 @@ class RecordedRounds:
         )
 
 
-class Recorder:
+class Recorder(ScheduleSession):
     """A schedule that verifies everything and remembers the confidences of the batch under way."""
 
     def __init__(self) -> None:

@@ -11,8 +11,9 @@ from dspark.drafters.protocol import Drafter
 from dspark.loading import LoadedPair, default_drafter_dir
 from dspark.scheduler.algorithm import PrefixScheduler
 from dspark.scheduler.lagged import LaggedScheduler
-from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
+from dspark.scheduler.round_profile import RoundProfile, load_profile
+from dspark.scheduler.skipping import SkippingScheduler
 from dspark.scheduler.threshold import StaticThreshold
 
 # Drafters that are read from a checkpoint, with the architecture that its configuration names.
@@ -78,5 +79,6 @@ def scheduler_of(options: argparse.Namespace) -> Scheduler | None:
         return StaticThreshold(options.threshold)
     if options.profile is None:
         raise ValueError(f"--scheduler {options.scheduler} needs --profile FILE. Make one with `dspark profile`.")
-    profile = SpeedProfile.load(options.profile)
-    return PrefixScheduler(profile) if options.scheduler == "prefix" else LaggedScheduler(profile)
+    profile = load_profile(options.profile)
+    scheduler = PrefixScheduler(profile) if options.scheduler == "prefix" else LaggedScheduler(profile)
+    return SkippingScheduler(scheduler, profile) if isinstance(profile, RoundProfile) else scheduler

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
-from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.profile import Speeds
 from dspark.scheduler.protocol import ScheduleSession
 from dspark.scheduler.ranking import counted, ranked
 
 
-class PrefixScheduler:
+class PrefixScheduler(ScheduleSession):
     """Algorithm 1 of the DSpark paper (arXiv 2607.05147).
 
     With R rows, B tokens in the forward and tau expected tokens, theta = tau * SPS(B) starts at R * SPS(R). The drafts of all
-    rows are admitted one at a time, likeliest survivor first, while theta strictly rises.
+    rows are admitted one at a time, likeliest survivor first, while theta strictly rises. With a `RoundProfile` a step
+    is a whole round, drafting included, which is paid for by then whatever is verified.
 
     Lossless because of the early stop. Read the walk as a game: the next draft to consider and whether it pays are computed
     from texts, confidences that only earlier drafts of their rows decide, and the profile; its own value is looked at only after
@@ -20,7 +21,7 @@ class PrefixScheduler:
     would let c_{k+1}, which draft k decides, vote on draft k: with the paper's example, 0.85 where the target says 0.70.
     """
 
-    def __init__(self, profile: SpeedProfile) -> None:
+    def __init__(self, profile: Speeds) -> None:
         self.profile = profile
 
     def open(self) -> ScheduleSession:
@@ -30,12 +31,14 @@ class PrefixScheduler:
     def admit(self, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
         """See `ScheduleSession.admit`."""
         num_rows = len(confidences)
-        candidates = ranked(confidences)
+        if num_rows == 0:
+            return ()
+        speed, candidates = self.profile.of_rows(num_rows), ranked(confidences)
         expected = float(num_rows)
-        best = expected * self.profile.at(num_rows) if num_rows else 0.0
+        best = expected * speed.at(num_rows)
         for num_admitted, candidate in enumerate(candidates):
             expected += candidate.survival
-            rate = expected * self.profile.at(num_rows + num_admitted + 1)
+            rate = expected * speed.at(num_rows + num_admitted + 1)
             if rate <= best:
                 return counted(candidates[:num_admitted], num_rows)
             best = rate

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dspark.scheduler.protocol import ScheduleSession
 
 
-class FixedLength:
+class FixedLength(ScheduleSession):
     """Verifies the first `length` drafts of every row. Lossless: it looks at nothing."""
 
     def __init__(self, length: int) -> None:

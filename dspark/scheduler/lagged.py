@@ -2,11 +2,10 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
 
 from dspark.scheduler.algorithm import PrefixScheduler
-from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.past import Past
+from dspark.scheduler.profile import Speeds
 from dspark.scheduler.protocol import ScheduleSession
 from dspark.scheduler.ranking import counted, ranked
 
@@ -23,7 +22,7 @@ class LaggedScheduler:
     is seen. With `lag` 0 it would not be, and that is refused.
     """
 
-    def __init__(self, profile: SpeedProfile, *, lag: int = 2) -> None:
+    def __init__(self, profile: Speeds, *, lag: int = 2) -> None:
         if lag < 1:
             raise ValueError(
                 f"lag is {lag}; it must be at least 1: a capacity from this round's confidences would let drafts decide about "
@@ -37,18 +36,10 @@ class LaggedScheduler:
         return LaggedSession(self.profile, self.lag)
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A round gone by: `gains[n]` is the expected number of accepted drafts had its n likeliest been verified."""
-
-    num_rows: int
-    gains: tuple[float, ...]
-
-
-class LaggedSession:
+class LaggedSession(ScheduleSession):
     """The last `lag` rounds of one batch."""
 
-    def __init__(self, profile: SpeedProfile, lag: int) -> None:
+    def __init__(self, profile: Speeds, lag: int) -> None:
         self.profile = profile
         self.first = PrefixScheduler(profile)
         self.past: deque[Past] = deque(maxlen=lag)
@@ -58,26 +49,10 @@ class LaggedSession:
         num_rows = len(confidences)
         if num_rows == 0:
             return ()
-        candidates = ranked(confidences)
         if len(self.past) == self.past.maxlen:
-            admitted = counted(candidates[: self._capacity(self.past[0], num_rows)], num_rows)
+            capacity, _ = self.past[0].best(num_rows, self.profile.of_rows(num_rows))
+            admitted = counted(ranked(confidences)[:capacity], num_rows)
         else:
-            admitted = self.first.open().admit(confidences)
-        gains = accumulate((each.survival for each in candidates), initial=0.0)
-        self.past.append(Past(num_rows, tuple(gains)))
+            admitted = self.first.admit(confidences)
+        self.past.append(Past.of(confidences))
         return admitted
-
-    def _capacity(self, past: Past, num_rows: int) -> int:
-        """The number of drafts with the largest theta; the smallest such on a tie.
-
-        Rows that have left or joined since have no place in the past, so it counts as a sample of rows like today's: n drafts of
-        `num_rows` rows are worth what n * past / today were worth then, scaled back.
-        """
-        scale = num_rows / past.num_rows
-
-        def theta(num_drafts: int) -> float:
-            gain = scale * past.gains[num_drafts * past.num_rows // num_rows]
-            return (num_rows + gain) * self.profile.at(num_rows + num_drafts)
-
-        most = (len(past.gains) - 1) * num_rows // past.num_rows
-        return max(range(most + 1), key=theta)

@@ -3,12 +3,14 @@
 import platform
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from rich.progress import track
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from dspark.cache import Context, open_context
 from dspark.causal_model import CausalModel
@@ -16,6 +18,7 @@ from dspark.scheduler.profile import SpeedProfile
 
 TOKEN_COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 48, 64, 96, 128)
 LARGE_TOKEN_COUNTS = (256, 512, 1024)  # on a GPU, where a forward of 128 tokens is far from a full one
+TOKENS_PER_ROW = 8
 WARM_UPS = 3
 
 
@@ -24,7 +27,7 @@ def measure_speed(
     target: CausalModel,
     *,
     token_counts: Sequence[int] | None = None,
-    tokens_per_row: int = 8,
+    tokens_per_row: int = TOKENS_PER_ROW,
     context_length: int = 256,
     num_repeats: int = 30,
 ) -> SpeedProfile:
@@ -55,25 +58,32 @@ def measure_speed(
             step.seconds()
     seconds = [[step.seconds() for step in steps] for _ in track(range(num_repeats), description="turns")]
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75], axis=0)
-    device = target.device
     return SpeedProfile(
         token_counts=tuple(counts),
         steps_per_second=tuple(float(1 / each) for each in median),
         conditions={
-            "model": type(target.model).__name__,
-            "num_parameters": target.model.num_parameters(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-            "device_type": device.type,
-            "dtype": str(target.model.dtype).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
+            **conditions_of(target.model),
             "context_length": context_length,
             "tokens_per_row": tokens_per_row,
             "num_repeats": num_repeats,
             "seconds_quartiles": [[float(each) for each in pair] for pair in zip(low, high, strict=True)],
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
         },
     )
+
+
+def conditions_of(model: PreTrainedModel) -> dict[str, Any]:
+    """What a measured speed depends on: model, machine and versions."""
+    device = model.device
+    return {
+        "model": type(model).__name__,
+        "num_parameters": model.num_parameters(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "device_type": device.type,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 class _Step:

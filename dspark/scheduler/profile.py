@@ -1,18 +1,29 @@
-"""How fast the target is, by the number of tokens in its forward."""
+"""How fast a step is, by the number of tokens in the target's forward."""
 
 import json
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from dspark.scheduler.curve import seconds_at
+
+Profile = TypeVar("Profile")
 SCHEMA = "dspark-speed-profile/1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Speeds(Protocol):
+    """What a scheduler weighs expected tokens with."""
+
+    def of_rows(self, num_rows: int) -> "SpeedProfile":
+        """Steps per second of `num_rows` rows that have drafted, by the tokens in the forward."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpeedProfile:
     """SPS: `steps_per_second[i]` target forwards a second with `token_counts[i]` tokens, anchors included, in each.
 
@@ -40,46 +51,55 @@ class SpeedProfile:
 
     def at(self, num_tokens: int) -> float:
         """Steps per second with `num_tokens` tokens in the forward."""
-        counts, speeds = self.token_counts, self.steps_per_second
-        right = bisect_left(counts, num_tokens)
-        if right == len(counts):
-            seconds_per_token = 0.0
-            if len(counts) > 1:
-                seconds_per_token = max(0.0, (1 / speeds[-1] - 1 / speeds[-2]) / (counts[-1] - counts[-2]))
-            return 1 / (1 / speeds[-1] + seconds_per_token * (num_tokens - counts[-1]))
-        if right == 0 or counts[right] == num_tokens:
-            return speeds[right]
-        left = right - 1
-        share = (num_tokens - counts[left]) / (counts[right] - counts[left])
-        return 1 / ((1 - share) / speeds[left] + share / speeds[right])
+        place = bisect_left(self.token_counts, num_tokens)
+        if place < len(self.token_counts) and self.token_counts[place] == num_tokens:
+            return self.steps_per_second[place]
+        return 1 / seconds_at(self.token_counts, self._seconds, num_tokens)
+
+    def of_rows(self, num_rows: int) -> "SpeedProfile":
+        """See `Speeds`: the same whatever the rows."""
+        return self
+
+    @cached_property
+    def _seconds(self) -> list[float]:
+        return [1 / speed for speed in self.steps_per_second]
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        stored = {
-            "schema": SCHEMA,
-            "token_counts": list(self.token_counts),
-            "steps_per_second": list(self.steps_per_second),
-            "conditions": dict(self.conditions),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(stored, indent=1) + "\n")
+        write_stored(path, {"schema": SCHEMA, **asdict(self)})
 
     @classmethod
     def load(cls, path: Path) -> "SpeedProfile":
         """Read what `save` wrote; raises ValueError (value, rule, remedy) on anything else."""
-        remedy = "Make one with `dspark profile`."
-        if not path.is_file():
-            raise ValueError(f"{str(path)!r} is not a file; a speed profile is needed. {remedy}")
-        try:
-            stored = json.loads(path.read_text())
-            schema = stored["schema"]
-            if schema != SCHEMA:
-                raise ValueError(f"schema is {schema!r}, not {SCHEMA!r}")
-            return cls(
-                token_counts=tuple(int(count) for count in stored["token_counts"]),
-                steps_per_second=tuple(float(speed) for speed in stored["steps_per_second"]),
-                conditions=dict(stored["conditions"]),
-            )
-        except (ValueError, KeyError, TypeError) as error:
-            what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{str(path)!r} is no speed profile ({what}). {remedy}") from error
+        return read_stored(path, {SCHEMA: cls.of_stored})
+
+    @classmethod
+    def of_stored(cls, stored: Mapping[str, Any]) -> "SpeedProfile":
+        """The profile of a file's content; KeyError, TypeError or ValueError where it is none."""
+        return cls(
+            token_counts=tuple(int(count) for count in stored["token_counts"]),
+            steps_per_second=tuple(float(speed) for speed in stored["steps_per_second"]),
+            conditions=dict(stored["conditions"]),
+        )
+
+
+def write_stored(path: Path, stored: Mapping[str, Any]) -> None:
+    """Write a profile as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(stored, indent=1) + "\n")
+
+
+def read_stored(path: Path, kinds: Mapping[str, Callable[[Mapping[str, Any]], Profile]]) -> Profile:
+    """The profile in a file, made by the one of `kinds` that its schema names; ValueError (value, rule, remedy) on all else."""
+    remedy = "Make one with `dspark profile`."
+    if not path.is_file():
+        raise ValueError(f"{str(path)!r} is not a file; a speed profile is needed. {remedy}")
+    try:
+        stored = json.loads(path.read_text())
+        schema = stored["schema"]
+        if schema not in kinds:
+            raise ValueError(f"schema is {schema!r}, not {' or '.join(map(repr, kinds))}")
+        return kinds[schema](stored)
+    except (ValueError, KeyError, TypeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{str(path)!r} is no speed profile ({what}). {remedy}") from error

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dspark.scheduler.protocol import ScheduleSession
 
 
-class StaticThreshold:
+class StaticThreshold(ScheduleSession):
     """Stops each row at its first confidence below `threshold`, in [0, 1]; looks at neither load nor other rows.
 
     Lossless: draft k is verified iff c_1, ..., c_k all reach the threshold. c_k is computed from the text and drafts 1 to k - 1,

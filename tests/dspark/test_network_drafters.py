@@ -12,6 +12,7 @@ from dspark import Request, SamplingParams, SpeculativeDecoder
 from dspark.checkpoints import load_network
 from dspark.drafters.factory import Kind, load_drafter, random_drafter
 from dspark.loading import default_drafter_dir, default_target_dir, load_model
+from dspark.scheduler.protocol import ScheduleSession
 from tests.dspark.conftest import VOCAB_SIZE
 from verify import protocol
 from verify.exact.distance import total_variation
@@ -85,7 +86,7 @@ def test_confidences_come_with_the_confidence_head_only(tiny: Tiny) -> None:
     target = tiny("qwen3")
     seen: list[bool] = []
 
-    class Schedule:
+    class Schedule(ScheduleSession):
         def open(self) -> "Schedule":
             return self
 

@@ -17,6 +17,7 @@ from dspark.drafters.model import ModelDrafter
 from dspark.drafters.ngram import NgramDrafter
 from dspark.drafters.protocol import Drafter
 from dspark.request import Request, SamplingParams
+from dspark.scheduler.protocol import ScheduleSession
 from dspark.serving import Engine, Limits
 from tests.mutants.serving import one_token_too_many, shared_with_everybody, stream_starts_anew, whole_pages
 from verify.models.observer import observed
@@ -204,7 +205,7 @@ def broken_for(model: PreTrainedModel, token_id: int) -> None:
     model.register_forward_hook(spoil, with_kwargs=True)
 
 
-class Spy:
+class Spy(ScheduleSession):
     """A schedule that verifies everything and remembers how many rows it was asked about."""
 
     def __init__(self) -> None:

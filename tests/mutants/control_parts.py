@@ -84,7 +84,7 @@ def last_of_ties(scores: Tensor) -> Tensor:
 
 
 @dataclass(slots=True)
-class Alternating:
+class Alternating(ScheduleSession):
     """Block lengths 1, 2, 3, 0, 1, ... by the number of the round: a schedule that looks at nothing."""
 
     num_rounds: int = 0

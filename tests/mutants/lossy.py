@@ -13,9 +13,12 @@ from dspark.drafters.model import ModelDrafter, ModelDraftSession
 from dspark.drafters.protocol import Proposal
 from dspark.scheduler.algorithm import PrefixScheduler
 from dspark.scheduler.lagged import LaggedScheduler
+from dspark.scheduler.past import Past
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
 from dspark.scheduler.ranking import counted, ranked
+from dspark.scheduler.round_profile import RoundProfile
+from dspark.scheduler.skipping import SkippingScheduler, SkippingSession
 from dspark.scheduler.threshold import StaticThreshold
 from dspark.verification import acceptance_ratios
 from tests.mutants.acceptance import LAW
@@ -25,6 +28,10 @@ propose = ModelDraftSession.propose
 # The paper's example, continued: the second token of a forward is dear. Where the cost rises evenly the expected rate has one
 # peak, and a search over all lengths finds what the early stop finds.
 STEPS = SpeedProfile(token_counts=(1, 2, 3, 4, 5), steps_per_second=(1.0, 0.5, 0.45, 0.43, 0.42))
+# Two drafts pay if the second is sure, one does not.
+DEAR_DRAFTS = RoundProfile(
+    row_counts=(1,), draft_counts=(0, 1, 2), plain_seconds=(1.0,), drafted_seconds=((1.5, 1.6, 1.85),)
+)
 
 
 def typical(draft_token_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
@@ -85,6 +92,15 @@ def best_of_all_lengths(self: PrefixScheduler, confidences: Sequence[Sequence[fl
 def capacity_of_this_round(self: Any, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
     """The capacity is searched with this round's confidences instead of those of two rounds ago."""
     return best_of_all_lengths(self, confidences)
+
+
+def dropped_after_drafting(self: SkippingSession, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """Whether drafting pays is looked at when the drafts are there: those of rounds that do not pay are dropped."""
+    num_rows = len(confidences)
+    _, rate = Past.of(confidences).best(num_rows, self.profile.of_rows(num_rows))
+    if rate <= num_rows * self.profile.plain_rounds_per_second(num_rows):
+        return (0,) * num_rows
+    return self.inner.admit(confidences)
 
 
 def one_draft_early(self: StaticThreshold, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
@@ -169,5 +185,16 @@ MUTANTS = (
         {"scheduler.threshold.StaticThreshold.admit": one_draft_early},
         make=scheduled(StaticThreshold(0.5)),
         **SCHEDULES,
+    ),
+    lossy(
+        "SCHED-b",
+        "derived",
+        "whether a round drafts is decided when its drafts are known: those that do not pay are dropped",
+        {
+            "scheduler.skipping.SkippingSession.wants_drafts": lambda self, num_rows: True,
+            "scheduler.skipping.SkippingSession.admit": dropped_after_drafting,
+        },
+        make=scheduled(SkippingScheduler(PrefixScheduler(DEAR_DRAFTS), DEAR_DRAFTS)),
+        **{**SCHEDULES, "check": "test_12_scheduling.py::test_admission[uneven, dear first draft]"},
     ),
 )

@@ -125,9 +125,9 @@ def remember_unmasked(self: Processors, logits: Tensor, history: History, drafts
     return scores(self, logits, history, drafts, start=start)
 
 
-def logprobs_before_the_mask(self: Batch, rows: Any, drafts: Tensor, _: Tensor, verification: Any) -> Any:
+def logprobs_before_the_mask(self: Batch, drafts: Tensor, _: Tensor, verification: Any) -> Any:
     """What is reported was normalised over illegal tokens too."""
-    return logprobs(self, rows, drafts, self.processors.__dict__["unmasked"], verification)
+    return logprobs(self, drafts, self.processors.__dict__["unmasked"], verification)
 
 
 def twice_without_drafts(self: Processors, scores: Tensor) -> Tensor:

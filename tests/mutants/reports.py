@@ -28,9 +28,9 @@ propose = ModelDraftSession.propose
 record_of = AcceptanceRecord.of
 
 
-def placeholder(self: Batch, rows: Sequence[Row], drafts: Tensor, *arguments: Any) -> list[list[float]]:
+def placeholder(self: Batch, drafts: Tensor, *arguments: Any) -> list[list[float]]:
     """Logprob 0 for every token."""
-    return [[0.0] * (drafts.shape[1] + 1) for _ in rows]
+    return [[0.0] * (drafts.shape[1] + 1) for _ in self.rows]
 
 
 def raw_logprobs(self: Batch, *arguments: Any) -> Any:
@@ -48,14 +48,14 @@ def before_top_p_and_min_p(self: Batch, *arguments: Any) -> Any:
         return logprobs(self, *arguments)
 
 
-def row_of_a_neighbour(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
+def row_of_a_neighbour(self: Batch, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
     """In a batch the log-probabilities come from another request's rows."""
-    return logprobs(self, rows, drafts, scores.roll(1, 0), verification)
+    return logprobs(self, drafts, scores.roll(1, 0), verification)
 
 
-def one_position_late(self: Batch, rows: Any, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
+def one_position_late(self: Batch, drafts: Tensor, scores: Tensor, verification: Verification) -> Any:
     """The rows of the block are picked one too early after the first."""
-    return logprobs(self, rows, drafts, scores[:, [0, *range(scores.shape[1] - 1)]], verification)
+    return logprobs(self, drafts, scores[:, [0, *range(scores.shape[1] - 1)]], verification)
 
 
 def behind_the_stop(self: Row, token_ids: list[int], logprobs: list[float], **keywords: Any) -> list[int]:
@@ -65,13 +65,13 @@ def behind_the_stop(self: Row, token_ids: list[int], logprobs: list[float], **ke
     return emitted
 
 
-def packed_for_those_who_ask(self: Batch, rows: Sequence[Row], *arguments: Any) -> Any:
+def packed_for_those_who_ask(self: Batch, *arguments: Any) -> Any:
     """Log-probabilities are packed for the rows that asked, and read by a row's place in the batch."""
-    values = logprobs(self, rows, *arguments)
+    values = logprobs(self, *arguments)
     if values is None:
         return None
-    packed = [each for each, row in zip(values, rows, strict=True) if row.request.logprobs]
-    return packed + packed[-1:] * (len(rows) - len(packed))
+    packed = [each for each, row in zip(values, self.rows, strict=True) if row.request.logprobs]
+    return packed + packed[-1:] * (len(self.rows) - len(packed))
 
 
 def drafts_behind_the_stop_count(self: Row, *arguments: Any, num_accepted: int, num_drafted: int) -> list[int]:

@@ -74,14 +74,14 @@ def block_charged_first(self: Row, token_ids: list[int], *arguments: Any, **keyw
     return emitted
 
 
-def draft_stop_finishes(self: Batch, rows: list[Row], proposal: Proposal, *arguments: Any) -> Any:
+def draft_stop_finishes(self: Batch, proposal: Proposal, *arguments: Any) -> Any:
     """A drafted stop token marks the request as finished; if the target rejects it, an assertion fails."""
     verification: Verification = arguments[-1]
-    counts = zip(rows, proposal.draft_token_ids.tolist(), verification.num_accepted.tolist(), strict=True)
+    counts = zip(self.rows, proposal.draft_token_ids.tolist(), verification.num_accepted.tolist(), strict=True)
     for row, drafts, num_accepted in counts:
         if any(token_id in row.request.stop_token_ids for token_id in drafts[num_accepted:]):
             raise AssertionError("a finished sequence is not running")
-    return emit_all(self, rows, proposal, *arguments)
+    return emit_all(self, proposal, *arguments)
 
 
 def last_draft_drawn_again(self: Batch, *arguments: Any) -> Proposal:

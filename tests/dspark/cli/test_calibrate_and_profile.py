@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,8 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from dspark.calibration import Calibration
 from dspark.checkpoints import save_network
 from dspark.cli import main
+from dspark.drafters.dspark import DSparkDraftSession
 from dspark.drafters.factory import random_drafter
 from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.round_profile import RoundProfile
 from tests.dspark.conftest import VOCAB_SIZE
 
 Tiny = Callable[..., PreTrainedModel]
@@ -77,6 +81,32 @@ def test_profile(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     profile = SpeedProfile.load(out)
     assert profile.token_counts == (1, 2, 8)
     assert profile.conditions["tokens_per_row"] == 2
+
+
+def test_profile_of_rounds(folder: Path, tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With it `generate` leaves drafting where it does not pay."""
+    out, target = tmp_path / "rounds.json", tiny("qwen3", initializer_range=0.2)
+    choices: dict[str, Any] = {"target_layer_ids": (0,), "block_size": 2}
+    network: Any = random_drafter(target, kind="dspark", dtype=torch.float64, **choices).network
+    save_network(network, tmp_path / "drafter", target=target.config, dtype=torch.float64)
+    models = ["--target", str(folder / "target"), "--device", "cpu"]
+    drafter = ["--drafter-dir", str(tmp_path / "drafter")]
+    measure = ["profile", *models, "--out", str(out), "--repeats", "2", "--context-length", "8"]
+    assert main([*measure, *drafter, "--token-counts", "1"]) == 2
+    assert "--token-counts is given and --drafter-dir is" in capsys.readouterr().err
+    assert main([*measure, "--row-counts", "1"]) == 2
+    assert "--row-counts is given and --drafter-dir is None" in capsys.readouterr().err
+    assert main([*measure, *drafter, "--row-counts", "1", "2"]) == 0
+    profile = RoundProfile.load(out)
+    assert (profile.row_counts, profile.draft_counts) == ((1, 2), (0, 1, 2))
+    assert "plain round, ms" in capsys.readouterr().out
+    propose = DSparkDraftSession.propose
+    generate = ["generate", "w1 w2", *models, *drafter, "--drafter", "dspark", "--scheduler", "prefix", "--stats"]
+    for plain_seconds, once in ((1e-6, True), (1e6, False)):
+        replace(profile, plain_seconds=(plain_seconds, plain_seconds)).save(out)
+        with mock.patch.object(DSparkDraftSession, "propose", autospec=True, side_effect=propose) as drafting:
+            assert main([*generate, "--profile", str(out), "--num-draft-tokens", "1", "--max-new-tokens", "10"]) == 0
+        assert (drafting.call_count == 1) == once
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 
+from dspark.conformance import ROUNDS
 from dspark.scheduler.algorithm import PrefixScheduler
 from dspark.scheduler.fixed import FixedLength
 from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler, ScheduleSession
 from dspark.scheduler.ranking import counted, ranked
+from dspark.scheduler.skipping import SkippingScheduler
 from dspark.scheduler.threshold import StaticThreshold
 
 Rows = Sequence[Sequence[float]]
 
 
-class RetrospectiveScheduler:
+class RetrospectiveScheduler(ScheduleSession):
     """The mistake: the best of all lengths, found with confidences that the drafts in question have decided."""
 
     def __init__(self, profile: SpeedProfile) -> None:
@@ -42,6 +44,7 @@ CAUSAL: dict[str, Callable[[SpeedProfile], Scheduler]] = {
     "algorithm": PrefixScheduler,
     "lag 1": lambda profile: LaggedScheduler(profile, lag=1),
     "lag 2": LaggedScheduler,
+    "skipping": lambda profile: SkippingScheduler(PrefixScheduler(profile), ROUNDS),
     "threshold": lambda profile: StaticThreshold(0.6),
     "fixed": lambda profile: FixedLength(1),
 }

@@ -60,7 +60,7 @@ def test_a_search_over_the_whole_block_emits_a_with_085() -> None:
 @pytest.mark.parametrize("past", PASTS)
 @pytest.mark.parametrize("name", CAUSAL)
 def test_causal_schedules_emit_a_with_070(name: str, past: str) -> None:
-    class Fresh:
+    class Fresh(ScheduleSession):
         """A lagged session must not learn from the other branch of the sum."""
 
         def admit(self, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:

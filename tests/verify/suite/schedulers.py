@@ -10,6 +10,7 @@ from torch import Tensor
 from dspark.conformance import CLAIMED, CLAIMED_WITH_A_DRAFT_MODEL, ConformingDecoder
 from dspark.decoder import SpeculativeDecoder
 from dspark.drafters.model import ModelDrafter
+from dspark.scheduler.protocol import ScheduleSession
 from dspark.verification import Verification, VerificationRule, verify_block
 from verify.protocol import ModelPair
 
@@ -18,7 +19,7 @@ THRESHOLD = 0.6
 STEPS_PER_SECOND = (1.0, 0.5, 0.45, 0.43, 0.42)  # by drafts in the forward; the paper's example, continued
 
 
-class Schedule:
+class Schedule(ScheduleSession):
     """`admit_row` decides about each row by itself."""
 
     def __init__(self, admit_row: Callable[[Sequence[float]], int]) -> None:

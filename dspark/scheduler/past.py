@@ -1,0 +1,38 @@
+"""A round gone by, and what the same number of drafts would be worth today."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from dspark.scheduler.profile import SpeedProfile
+from dspark.scheduler.ranking import ranked
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """`gains[n]` is the expected number of accepted drafts of `num_rows` rows, had the n likeliest of the round been verified."""
+
+    num_rows: int
+    gains: tuple[float, ...]
+
+    @classmethod
+    def of(cls, confidences: Sequence[Sequence[float]]) -> "Past":
+        """The round with these confidences, of at least one row."""
+        gains = accumulate((each.survival for each in ranked(confidences)), initial=0.0)
+        return cls(len(confidences), tuple(gains))
+
+    def best(self, num_rows: int, speed: SpeedProfile) -> tuple[int, float]:
+        """How many drafts of `num_rows` rows have the largest theta, and that theta; the smallest such number on a tie.
+
+        Rows that have left or joined since have no place in the past, so it counts as a sample of rows like today's: n drafts of
+        `num_rows` rows are worth what n * past / today were worth then, scaled back.
+        """
+        scale = num_rows / self.num_rows
+
+        def theta(num_drafts: int) -> float:
+            gain = scale * self.gains[num_drafts * self.num_rows // num_rows]
+            return (num_rows + gain) * speed.at(num_rows + num_drafts)
+
+        most = (len(self.gains) - 1) * num_rows // self.num_rows
+        capacity = max(range(most + 1), key=theta)
+        return capacity, theta(capacity)
