@@ -6,7 +6,7 @@ from dspark.scheduler.protocol import ScheduleSession
 
 
 class FixedLength(ScheduleSession):
-    """Verifies the first `length` drafts of every row. Lossless: it looks at nothing."""
+    """Verifies the first `length` drafts of every row; 0 is plain decoding. Lossless: it looks at nothing."""
 
     def __init__(self, length: int) -> None:
         if length < 0:
@@ -16,6 +16,10 @@ class FixedLength(ScheduleSession):
     def open(self) -> ScheduleSession:
         """Begin a batch; there is no state."""
         return self
+
+    def wants_drafts(self, num_rows: int) -> bool:
+        """See `ScheduleSession.wants_drafts`."""
+        return self.length > 0
 
     def admit(self, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
         """See `ScheduleSession.admit`."""

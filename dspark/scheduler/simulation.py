@@ -1,6 +1,6 @@
-"""Serving under load, simulated: requests arrive at random and share one target, whose rounds and speeds were measured.
+"""Serving under load, simulated: requests arrive at random and share one target, whose rounds were measured.
 
-What is real: the confidences and acceptances of recorded rounds, and the speed profile. What is not: a round is drawn anew from
+What is real: the confidences and acceptances of recorded rounds, and the time of a round. What is not: a round is drawn anew from
 those of one recorded request instead of following the text, all responses are equally long, and the prefill is free.
 """
 
@@ -14,21 +14,17 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from dspark.rounds import RecordedRounds
-from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
+from dspark.scheduler.round_profile import RoundProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """What is served: `num_requests` requests of `num_tokens` tokens each, at most `max_rows` at a time.
-
-    A round costs `draft_seconds` besides the target's step, whatever its drafts.
-    """
+    """What is served: `num_requests` requests of `num_tokens` tokens each, at most `max_rows` at a time."""
 
     num_requests: int = 200
     num_tokens: int = 128
     max_rows: int = 32
-    draft_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +73,7 @@ def sweep(
     loads: Sequence[float],
     *,
     rounds: RecordedRounds,
-    profile: SpeedProfile,
+    profile: RoundProfile,
     service: Service | None = None,
     seed: int = 0,
 ) -> list[Outcome]:
@@ -98,7 +94,7 @@ def simulate(
     load: float,
     *,
     rounds: RecordedRounds,
-    profile: SpeedProfile,
+    profile: RoundProfile,
     service: Service | None = None,
     seed: int = 0,
 ) -> Outcome:
@@ -123,13 +119,19 @@ def simulate(
             running.append(waiting.popleft())
             running[-1].started = now
             tally.waits.append(now - running[-1].arrival)
+        num_rows, drafts = len(running), session.wants_drafts(len(running))
         drawn = [int(each.choices[each.rounds.integers(len(each.choices))]) for each in running]
         # As the decoder does: no draft that could not be emitted.
         wanted = [
             confidences[one][: each.num_tokens - each.num_emitted - 1] for each, one in zip(running, drawn, strict=True)
         ]
-        admitted = session.admit(wanted)
-        now += service.draft_seconds + 1 / profile.at(len(running) + sum(admitted))
+        admitted = session.admit(wanted) if drafts else (0,) * num_rows
+        speed = (
+            profile.of_rows(num_rows).at(num_rows + sum(admitted))
+            if drafts
+            else profile.plain_rounds_per_second(num_rows)
+        )
+        now += 1 / speed
         for each, one, length in zip(running, drawn, admitted, strict=True):
             num_accepted = min(accepted[one], length)
             each.num_emitted += num_accepted + 1
@@ -138,7 +140,7 @@ def simulate(
             if each.num_emitted == each.num_tokens:
                 tally.speeds.append(each.num_tokens / (now - each.started))
         tally.steps += 1
-        tally.rows += len(running)
+        tally.rows += num_rows
         running = [each for each in running if each.num_emitted < each.num_tokens]
     return Outcome(
         policy=policy,

@@ -9,12 +9,30 @@ from dspark.scheduler.fixed import FixedLength
 from dspark.scheduler.lagged import LaggedScheduler
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.protocol import Scheduler
+from dspark.scheduler.round_profile import RoundProfile
 from dspark.scheduler.simulation import Outcome, Service, load_figure, simulate, sweep
+from dspark.scheduler.skipping import PATIENCE, SkippingScheduler
 from dspark.scheduler.threshold import StaticThreshold
 
 SPEED = 10.0
-FREE = SpeedProfile(token_counts=(1, 10_000), steps_per_second=(SPEED, SPEED))  # tokens cost nothing
-DEAR = SpeedProfile(token_counts=(1, 4, 1000), steps_per_second=(SPEED, SPEED, SPEED / 50))  # four are free
+
+
+def rounds_at(profile: SpeedProfile, *, draft_seconds: float = 0.0) -> RoundProfile:
+    """Rounds of a target with these speeds, and of a drafter that takes so long."""
+    rows, drafts = range(1, 17), range(5)
+    return RoundProfile(
+        row_counts=tuple(rows),
+        draft_counts=tuple(drafts),
+        plain_seconds=tuple(1 / profile.at(row) for row in rows),
+        drafted_seconds=tuple(
+            tuple(draft_seconds + 1 / profile.at(row * (1 + draft)) for draft in drafts) for row in rows
+        ),
+    )
+
+
+NOTHING = SpeedProfile(token_counts=(1, 10_000), steps_per_second=(SPEED, SPEED))  # tokens cost nothing
+FREE = rounds_at(NOTHING)
+DEAR = rounds_at(SpeedProfile(token_counts=(1, 4, 1000), steps_per_second=(SPEED, SPEED, SPEED / 50)))  # four are free
 
 
 def rounds_of(accepted: list[int], *, num_drafts: int = 4, num_requests: int = 5) -> RecordedRounds:
@@ -27,7 +45,7 @@ def rounds_of(accepted: list[int], *, num_drafts: int = 4, num_requests: int = 5
 
 
 def run(
-    scheduler: object, load: float, rounds: RecordedRounds, profile: SpeedProfile = FREE, **service: float
+    scheduler: object, load: float, rounds: RecordedRounds, profile: RoundProfile = FREE, **service: float
 ) -> Outcome:
     settings = {"num_requests": 60, "num_tokens": 40, **service}
     return simulate("policy", scheduler, load, rounds=rounds, profile=profile, service=Service(**settings), seed=1)  # type: ignore[arg-type]
@@ -40,7 +58,7 @@ def test_alone_a_user_sees_tokens_per_round_times_speed() -> None:
     drafted = run(FixedLength(4), 1e-6, rounds_of([4]))
     assert drafted.tokens_per_second_per_user == pytest.approx(5 * SPEED)
     assert drafted.draft_acceptance_rate == 1
-    half = run(FixedLength(4), 1e-6, rounds_of([2]), draft_seconds=1 / SPEED)
+    half = run(FixedLength(4), 1e-6, rounds_of([2]), rounds_at(NOTHING, draft_seconds=1 / SPEED))
     # 13 rounds of 3 tokens and one of 1; drafting takes as long as the target.
     assert half.tokens_per_second_per_user == pytest.approx(40 / 14 * SPEED / 2)
 
@@ -88,6 +106,16 @@ def test_schedulers_adapt_to_load_and_beat_every_fixed_length(scheduler: object)
     assert busy.tokens_per_second > max(each.tokens_per_second for each in fixed)
     assert slack.tokens_per_second_per_user > SPEED
     assert max(each.draft_acceptance_rate for each in fixed) < 0.3
+
+
+def test_a_round_that_does_not_draft_takes_the_time_of_a_plain_one() -> None:
+    """Drafting takes as long as ten rounds; it is done in the first and then in every 17th, and five tokens come of it."""
+    dear = rounds_at(NOTHING, draft_seconds=10 / SPEED)
+    scheduler = SkippingScheduler(PrefixScheduler(dear), dear)
+    outcome = run(scheduler, 1e-6, rounds_of([4]), dear, num_tokens=10 * (5 + PATIENCE))
+    rounds, drafted = 10 * (1 + PATIENCE), 10
+    assert outcome.tokens_per_second_per_user == pytest.approx(10 * (5 + PATIENCE) * SPEED / (rounds + 10 * drafted))
+    assert outcome.drafts_per_row == pytest.approx(4 * drafted / rounds)
 
 
 def test_requests_keep_their_own_source() -> None:
