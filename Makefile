@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 
 .PHONY: verify test check bench mutants clean
 
-verify: $(VENV)/installed ## judge the embedded decoders; ARGS="--decoder transformers --profile smoke" for others
+verify: $(VENV)/installed ## judge the embedded decoders, in two processes; ARGS="--decoder transformers --profile smoke" for others
 ifeq (,$(findstring --decoder,$(ARGS))$(findstring --verifier,$(ARGS))$(findstring --generations,$(ARGS)))
-	$(BIN)/python -m pytest verify/ --decoder dspark-classic $(ARGS)
-endif
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest verify/ -n 2 --decoder dspark-classic $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest verify/ -n 2 $(ARGS)
+else
 	$(BIN)/python -m pytest verify/ $(ARGS)
+endif
 
 test: $(VENV)/installed ## the tests of this repository, in two processes; ARGS="-n 8" for more
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/ -n 2 --dist worksteal $(ARGS)

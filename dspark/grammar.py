@@ -4,10 +4,10 @@ The state is never kept: it is found anew from the output and the drafts before 
 stay in it.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dspark.request import DecodingRequest
+from dspark.request import DecodingRequest, Grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,27 @@ def possible_tokens(request: DecodingRequest, token_ids: Sequence[int], *, start
     """What may follow `token_ids[:n]` for n from `start` to all of them; the tokens stand after the prompt.
 
     None, which bans nothing, behind a token that the grammar does not allow and behind a stop token: neither becomes text with
-    something after it.
+    something after it. ValueError where the grammar raises anything.
     """
     grammar = request.sampling.grammar
     if grammar is None:
         return [None] * (len(token_ids) + 1 - start)
+    try:
+        return _possible(grammar, token_ids, request.stop_token_ids)[start:]
+    except Exception as error:  # somebody else's code: whatever it raises, this request cannot go on, and others can
+        raise ValueError(
+            f"the grammar raised {error!r} within the tokens {list(token_ids)}; it must answer for every state that it gives. "
+            "Mend it."
+        ) from error
+
+
+def _possible(grammar: Grammar, token_ids: Sequence[int], stop_token_ids: Collection[int]) -> list[list[int] | None]:
     possible: list[list[int] | None] = [None] * (len(token_ids) + 1)
     state = grammar.initial_state
     for place in range(len(token_ids) + 1):
-        tokens = [*grammar.allowed(state), *(request.stop_token_ids if grammar.is_final(state) else ())]
+        tokens = [*grammar.allowed(state), *(stop_token_ids if grammar.is_final(state) else ())]
         possible[place] = tokens
-        if place == len(token_ids) or token_ids[place] not in tokens or token_ids[place] in request.stop_token_ids:
+        if place == len(token_ids) or token_ids[place] not in tokens or token_ids[place] in stop_token_ids:
             break
         state = grammar.next_state(state, token_ids[place])
-    return possible[start:]
+    return possible

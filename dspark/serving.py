@@ -177,7 +177,7 @@ class Engine:
         while self.waiting and len(self.running) < self.limits.max_rows:
             row = self.waiting[0].row
             growth = 1 + row.request.num_draft_tokens
-            if self.running and self._num_tokens() + len(row.token_ids) + growth > self.limits.max_tokens:
+            if self.running and num_tokens(self.running) + len(row.token_ids) + growth > self.limits.max_tokens:
                 return
             self.running.append(self.waiting.popleft())
 
@@ -259,7 +259,7 @@ class Engine:
     def _preempt(self) -> None:
         """While the budget is exceeded, the request started last waits; its cache is gone."""
         running = list(self.running)
-        while len(running) > 1 and sum(len(job.row.token_ids) for job in running) > self.limits.max_tokens:
+        while len(running) > 1 and num_tokens(running) > self.limits.max_tokens:
             self.waiting.appendleft(running.pop())
             self.counters.num_preemptions += 1
         self._keep_running(running)
@@ -276,8 +276,10 @@ class Engine:
         elif len(places) < len(self.batch.rows):
             self.batch.select(places)
 
-    def _num_tokens(self) -> int:
-        return sum(len(job.row.token_ids) for job in self.running)
+
+def num_tokens(jobs: Sequence[Job]) -> int:
+    """Tokens of their texts together."""
+    return sum(len(job.row.token_ids) for job in jobs)
 
 
 def alike(rows: Sequence[Row]) -> list[Sequence[Row]]:

@@ -2,7 +2,7 @@
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,9 @@ def measure_speed(
     steps = [_Step(target, count, tokens_per_row, context_length) for count in counts]
     for step in steps:
         for _ in range(WARM_UPS):
-            step.seconds()
-    seconds = [[step.seconds() for step in steps] for _ in track(range(num_repeats), description="turns")]
+            step()
+    turns = track(range(num_repeats), description="turns")
+    seconds = [[seconds_of(step, target.device) for step in steps] for _ in turns]
     low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75], axis=0)
     return SpeedProfile(
         token_counts=tuple(counts),
@@ -69,6 +70,20 @@ def measure_speed(
             "seconds_quartiles": [[float(each) for each in pair] for pair in zip(low, high, strict=True)],
         },
     )
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
+    """How long some work takes until the device is done with it."""
+    _synchronise(device)
+    started = time.perf_counter()
+    work()
+    _synchronise(device)
+    return time.perf_counter() - started
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def conditions_of(model: PreTrainedModel) -> dict[str, Any]:
@@ -100,19 +115,10 @@ class _Step:
             self.context.commit([context_length] * num_rows)
         self.lengths = [context_length] * num_rows
 
-    def seconds(self) -> float:
-        """The duration of one step."""
-        self._synchronise()
-        started = time.perf_counter()
+    def __call__(self) -> None:
         self.context.extend(self.block, [self.block.shape[1]] * self.block.shape[0])
         self.context.commit(self.lengths)
-        self._synchronise()
-        return time.perf_counter() - started
 
     def _text(self, target: CausalModel, num_rows: int, width: int) -> Tensor:
         numbers = torch.arange(num_rows * width, device=self.device).view(num_rows, width)
         return numbers % target.vocab_size
-
-    def _synchronise(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)

@@ -1,10 +1,8 @@
 """Measure the round profile of a target and a drafter on their device."""
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from rich.progress import track
 from transformers import PreTrainedModel
 
@@ -13,7 +11,7 @@ from dspark.causal_model import CausalModel
 from dspark.drafters.protocol import Drafter
 from dspark.request import Request, SamplingParams
 from dspark.row import Row
-from dspark.scheduler.measurement import WARM_UPS, conditions_of
+from dspark.scheduler.measurement import WARM_UPS, conditions_of, seconds_of
 from dspark.scheduler.protocol import ScheduleSession
 from dspark.scheduler.round_profile import RoundProfile
 from dspark.verification import verify_block
@@ -89,7 +87,7 @@ def measure_rounds(
     for turn in track(range(-WARM_UPS, num_repeats), description="turns"):
         for place, batch in enumerate(batches):
             for kind, switch.length in enumerate(kinds):
-                taken = _seconds(batch, target.device)
+                taken = seconds_of(batch.advance, target.device)
                 if turn >= 0:
                     seconds[turn, place, kind] = taken
     medians = np.median(seconds, axis=0)
@@ -121,17 +119,3 @@ def _rows(target: CausalModel, num_rows: int, length: int, num_new: int, num_dra
         )
         for place, text in enumerate(texts)
     ]
-
-
-def _seconds(batch: Batch, device: torch.device) -> float:
-    """The duration of one round."""
-    _synchronise(device)
-    started = time.perf_counter()
-    batch.advance()
-    _synchronise(device)
-    return time.perf_counter() - started
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 STANDS_FOR = {
     '"DSPARK_QWEN3_4B"': repr(str(ROOT / "fixtures" / "dspark")),
     '"QWEN3_4B"': repr(str(ROOT / "fixtures" / "target")),
-    '"profile.json"': repr(str(ROOT / "reports" / "method" / "speed-profile.json")),
+    '"profile.json"': repr(str(ROOT / "reports" / "method" / "round-profile.json")),
     '"cuda"': '"cpu"',
     "bfloat16": "float32",
     "max_new_tokens=256": "max_new_tokens=20",

@@ -248,7 +248,7 @@ def test_running_requests_share_rounds_and_schedule(pair: ModelPair) -> None:
 
 
 class Refuses:
-    """A grammar that raises behind a token."""
+    """A grammar with a defect that shows behind some tokens."""
 
     initial_state = 0
 
@@ -257,7 +257,7 @@ class Refuses:
 
     def allowed(self, state: int) -> Sequence[int]:
         if state == self.after:
-            raise ValueError("this grammar is broken")
+            raise KeyError("this grammar is broken")
         return range(16)
 
     def next_state(self, state: int, token_id: int) -> int:
@@ -276,7 +276,7 @@ def test_a_request_whose_round_raises_fails_alone(pair: ModelPair) -> None:
     while engine.waiting or engine.running:
         engine.step()
     assert set(engine.failed) == {tickets[1]}
-    assert "this grammar is broken" in str(engine.failed[tickets[1]])
+    assert "the grammar raised KeyError(" in str(engine.failed[tickets[1]])
     alone = SpeculativeDecoder(pair.target, ModelDrafter(pair.draft)).generate(asked)
     assert [engine.finished[ticket] for ticket in (tickets[0], *tickets[2:])] == alone
 
