@@ -271,10 +271,10 @@ class Engine:
             return
         kept = {id(job.row) for job in jobs}
         places = [place for place, row in enumerate(self.batch.rows) if id(row) in kept]
-        if not places:
+        if places:
+            self.batch.keep(places)
+        else:
             self.batch = None
-        elif len(places) < len(self.batch.rows):
-            self.batch.select(places)
 
 
 def num_tokens(jobs: Sequence[Job]) -> int:

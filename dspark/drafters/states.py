@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dspark.networks.attention import KeysValues
+from dspark.spare_rows import add, keep
 from dspark.transfer import Positions
 
 
@@ -16,8 +17,13 @@ class RowStates:
     def __init__(self, empty: Sequence[KeysValues]) -> None:
         """Begin with no entries: `empty` is `[B, H, 0, D]` per layer."""
         self.lengths = [0] * len(empty[0][0])
-        self.layers = tuple(empty)
+        self.storage = tuple(empty)  # may have rows and entries to spare
         self.next = Positions(empty[0][0].device)
+
+    @property
+    def layers(self) -> tuple[KeysValues, ...]:
+        """The rows in use, `[B, H, C, D]` per layer."""
+        return tuple((keys[: len(self.lengths)], values[: len(self.lengths)]) for keys, values in self.storage)
 
     def positions(self, width: int) -> Tensor:
         """Where the next `width` entries of each row stand, `[B, width]`."""
@@ -28,9 +34,9 @@ class RowStates:
         width = layers[0][0].shape[2]
         needed = max(self.lengths) + width
         places = self.positions(width)[:, None, :, None]  # [B, 1, T, 1]
-        self.layers = tuple(
+        self.storage = tuple(
             (_placed(old[0], new[0], places, needed), _placed(old[1], new[1], places, needed))
-            for old, new in zip(self.layers, layers, strict=True)
+            for old, new in zip(self.storage, layers, strict=True)
         )
         self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
 
@@ -41,15 +47,16 @@ class RowStates:
     def select(self, rows: Sequence[int]) -> None:
         """Keep some rows, in that order."""
         self.lengths = [self.lengths[row] for row in rows]
-        self.layers = tuple((keys[list(rows)], values[list(rows)]) for keys, values in self.layers)
+        self.storage = tuple((keep(keys, rows, dim=0), keep(values, rows, dim=0)) for keys, values in self.storage)
 
     def join(self, other: "RowStates") -> None:
         """Take over the rows of another one, behind the own ones."""
-        self.lengths = [*self.lengths, *other.lengths]
-        self.layers = tuple(
-            (_stacked(own[0], theirs[0]), _stacked(own[1], theirs[1]))
-            for own, theirs in zip(self.layers, other.layers, strict=True)
+        num_rows, width = len(self.lengths), max(other.lengths)
+        self.storage = tuple(
+            (add(keys, num_rows, new[0][:, :, :width], dim=0), add(values, num_rows, new[1][:, :, :width], dim=0))
+            for (keys, values), new in zip(self.storage, other.layers, strict=True)
         )
+        self.lengths = [*self.lengths, *other.lengths]
 
     def copy(self, rows: Sequence[int]) -> "RowStates":
         """Some rows, in memory of their own."""
@@ -64,12 +71,6 @@ class RowStates:
         if all(length == longest for length in self.lengths):
             return layers, None
         return layers, torch.arange(longest, device=self.next.device) < self.positions(1)
-
-
-def _stacked(first: Tensor, second: Tensor) -> Tensor:
-    """Rows `[B, H, C, D]` of both, as wide as the wider."""
-    width = max(first.shape[2], second.shape[2])
-    return torch.cat([functional.pad(each, (0, 0, 0, width - each.shape[2])) for each in (first, second)])
 
 
 def _placed(old: Tensor, new: Tensor, places: Tensor, needed: int) -> Tensor:

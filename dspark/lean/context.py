@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from dspark.lean.forward import Block, LeanForward
 from dspark.reading import Reading
+from dspark.spare_rows import add, keep
 from dspark.transfer import Positions, to_device
 
 SMALLEST = 64  # slots
@@ -39,13 +40,18 @@ class LeanContext:
         self.cache_keyword = cache_keyword
         self.taps = taps
         self.lengths = [0] * num_rows
-        self.slots = forward.new_slots(num_rows, 0)
+        self.storage = forward.new_slots(num_rows, 0)  # may have rows and slots to spare
         self.rotations = forward.rotations(0)
-        self.positions = Positions(self.slots.device)
+        self.positions = Positions(self.storage.device)
         # A shallow copy shares weights and hooks with the model, which itself stays as it is. It does not hold on to the context,
         # so that the slots are given back as soon as nobody needs them, and not at the next garbage collection.
         self.model: Any = copy.copy(model)
         self.model.forward = weakly(self._read)
+
+    @property
+    def slots(self) -> Tensor:
+        """The rows in use, `[layers, B, C, 2 H_kv, D]`."""
+        return self.storage[:, : len(self.lengths)]
 
     def get_seq_length(self) -> int:
         """How many tokens have been read, as the library's caches are asked; of the longest row."""
@@ -73,13 +79,11 @@ class LeanContext:
     def select(self, rows: Sequence[int]) -> None:
         """See `Context.select`."""
         self.lengths = [self.lengths[row] for row in rows]
-        self.slots = self.slots[:, list(rows)]
+        self.storage = keep(self.storage, rows, dim=1)
 
     def join(self, other: "LeanContext") -> None:
         """See `Context.join`."""
-        capacity = max(self.slots.shape[2], other.slots.shape[2])
-        both = [_with_capacity(each.slots, capacity) for each in (self, other)]
-        self.slots = torch.cat(both, 1)
+        self.storage = add(self.storage, len(self.lengths), other.slots[:, :, : max(other.lengths)], dim=1)
         self.rotations = max(self.rotations, other.rotations, key=len)
         self.lengths = [*self.lengths, *other.lengths]
 
@@ -88,7 +92,7 @@ class LeanContext:
         keyword, taps = self.cache_keyword, self.taps
         twin = LeanContext(self.model, self.forward, len(rows), cache_keyword=keyword, taps=taps)
         twin.lengths = [self.lengths[row] for row in rows]
-        twin.slots = self.slots[:, list(rows), : max(twin.lengths)]
+        twin.storage = self.slots[:, list(rows), : max(twin.lengths)]
         twin.rotations = self.rotations[: max(twin.lengths)]
         return twin
 
@@ -113,8 +117,8 @@ class LeanContext:
 
     def _block(self, width: int, counts: Sequence[int], skip: int = 0) -> Block:
         """The next `width` positions of every row, behind `skip` others; the first `counts[b]` of row b are text."""
-        device = self.slots.device
-        num_rows, capacity = self.slots.shape[1:3]
+        device = self.storage.device
+        num_rows, capacity = len(self.lengths), self.storage.shape[2]
         starts = [length + skip for length in self.lengths]
         positions = self.positions.after(starts, width)  # [B or 1, T]
         span = max(starts) + width
@@ -122,7 +126,7 @@ class LeanContext:
         mask = None
         if not causal and (width > 1 or len(positions) > 1):
             hidden = torch.arange(span, device=device) > positions[:, None, :, None]  # [B or 1, 1, T, span]
-            mask = self.slots.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+            mask = self.storage.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         places = positions
         if num_rows > 1:
             places = positions + torch.arange(0, num_rows * capacity, capacity, device=device)[:, None]
@@ -142,7 +146,7 @@ class LeanContext:
 
     def _without_padding(self, counts: Sequence[int], width: int) -> Tensor | None:
         """Where the first `counts[b]` of `width` tokens in each row b are in `[B * width]`; None where padding costs nothing."""
-        device = self.slots.device
+        device = self.storage.device
         num_padded = len(counts) * width
         if num_padded <= FREE_TOKENS[device.type == "cuda"] or all(count >= width for count in counts):
             return None
@@ -150,10 +154,9 @@ class LeanContext:
         return to_device(torch.tensor(places, dtype=torch.long), device)
 
     def _make_room(self, num_slots: int) -> None:
-        capacity = self.slots.shape[2]
-        if num_slots > capacity:
+        if num_slots > self.storage.shape[2]:
             grown = max(SMALLEST, num_slots + min(num_slots, LARGEST_RESERVE))
-            self.slots = _with_capacity(self.slots, grown)
+            self.storage = functional.pad(self.storage, (0, 0, 0, 0, 0, grown - self.storage.shape[2]))
             self.rotations = self.forward.rotations(grown)
 
 
@@ -167,11 +170,6 @@ def weakly(method: Callable[..., Reading]) -> Callable[..., Reading]:
         return found(**inputs)
 
     return call
-
-
-def _with_capacity(slots: Tensor, capacity: int) -> Tensor:
-    """Slots `[layers, B, C, 2 H_kv, D]` and empty ones behind them."""
-    return functional.pad(slots, (0, 0, 0, 0, 0, capacity - slots.shape[2]))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
+
 from dspark.scheduler.profile import SpeedProfile
 from dspark.scheduler.ranking import ranked
 
@@ -27,12 +29,9 @@ class Past:
         Rows that have left or joined since have no place in the past, so it counts as a sample of rows like today's: n drafts of
         `num_rows` rows are worth what n * past / today were worth then, scaled back.
         """
-        scale = num_rows / self.num_rows
-
-        def theta(num_drafts: int) -> float:
-            gain = scale * self.gains[num_drafts * self.num_rows // num_rows]
-            return (num_rows + gain) * speed.at(num_rows + num_drafts)
-
         most = (len(self.gains) - 1) * num_rows // self.num_rows
-        capacity = max(range(most + 1), key=theta)
-        return capacity, theta(capacity)
+        places = np.arange(most + 1) * self.num_rows // num_rows
+        expected = num_rows + num_rows / self.num_rows * np.array(self.gains)[places]
+        theta = expected * [speed.at(num_rows + num_drafts) for num_drafts in range(most + 1)]
+        capacity = int(theta.argmax())
+        return capacity, float(theta[capacity])

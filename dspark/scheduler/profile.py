@@ -2,7 +2,6 @@
 
 import json
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -51,18 +50,20 @@ class SpeedProfile:
 
     def at(self, num_tokens: int) -> float:
         """Steps per second with `num_tokens` tokens in the forward."""
-        place = bisect_left(self.token_counts, num_tokens)
-        if place < len(self.token_counts) and self.token_counts[place] == num_tokens:
-            return self.steps_per_second[place]
-        return 1 / seconds_at(self.token_counts, self._seconds, num_tokens)
+        known = self._known
+        if num_tokens not in known:
+            seconds = [1 / speed for speed in self.steps_per_second]
+            known[num_tokens] = 1 / seconds_at(self.token_counts, seconds, num_tokens)
+        return known[num_tokens]
 
     def of_rows(self, num_rows: int) -> "SpeedProfile":
         """See `Speeds`: the same whatever the rows."""
         return self
 
     @cached_property
-    def _seconds(self) -> list[float]:
-        return [1 / speed for speed in self.steps_per_second]
+    def _known(self) -> dict[int, float]:
+        """What was measured or asked before: schedules ask for the same counts in every round."""
+        return dict(zip(self.token_counts, self.steps_per_second, strict=True))
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""

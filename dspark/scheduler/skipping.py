@@ -8,7 +8,7 @@ from dspark.scheduler.protocol import Scheduler, ScheduleSession
 from dspark.scheduler.round_profile import RoundProfile
 
 MEMORY = 8  # rounds
-PATIENCE = 16  # rounds without drafts, after which one drafts: what the texts are like may have changed
+PATIENCE = 32  # rounds without drafts, after which one drafts: what the texts are like may have changed
 
 
 class SkippingScheduler:
@@ -36,11 +36,14 @@ class SkippingSession(ScheduleSession):
         self.inner = inner
         self.profile = profile
         self.past: deque[Past] = deque(maxlen=MEMORY)
+        self.pays: dict[int, bool] = {}  # by the number of rows, since the last round that drafted
         self.num_skipped = 0
 
     def wants_drafts(self, num_rows: int) -> bool:
         """See `ScheduleSession.wants_drafts`."""
-        if self._pays(num_rows) or self.num_skipped == PATIENCE:
+        if num_rows not in self.pays:
+            self.pays[num_rows] = self._pays(num_rows)
+        if self.pays[num_rows] or self.num_skipped == PATIENCE:
             self.num_skipped = 0
             return self.inner.wants_drafts(num_rows)
         self.num_skipped += 1
@@ -50,6 +53,7 @@ class SkippingSession(ScheduleSession):
         """See `ScheduleSession.admit`."""
         if confidences:
             self.past.append(Past.of(confidences))
+            self.pays.clear()
         return self.inner.admit(confidences)
 
     def _pays(self, num_rows: int) -> bool:

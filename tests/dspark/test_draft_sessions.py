@@ -247,7 +247,6 @@ def rows_not_selected(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def wrong(self: RowStates, rows: Sequence[int]) -> None:
         self.lengths = [self.lengths[row] for row in rows]
-        self.layers = tuple((keys[: len(rows)], values[: len(rows)]) for keys, values in self.layers)
 
     monkeypatch.setattr(RowStates, "select", wrong)
 
