@@ -28,7 +28,7 @@ def judge_logprobs(subject: Subject, answers: Sequence[Observed], *, tolerance: 
         expected = true_logprobs(rows, each, of=subject.capabilities.logprobs).tolist()
         for position, (said, truth) in enumerate(zip(each.generation.logprobs, expected, strict=True)):
             checked += 1
-            difference = abs(said - truth)
+            difference = 0.0 if said == truth else abs(said - truth)  # both may be -inf, whose difference is NaN
             worst = max(worst, difference)
             if not difference <= allowed:
                 return _fail(

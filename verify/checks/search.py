@@ -23,7 +23,10 @@ class _Failed(Exception):
 def judge_generated(
     judge: Judge, capabilities: Capabilities, subject_for: Callable[[Case], Subject], *, num_cases: int
 ) -> Finding:
-    """Exact law on `num_cases` generated cases; the smallest failing case is the evidence."""
+    """Exact law on `num_cases` generated cases; the smallest failing case is the evidence.
+
+    A case that does not fail again is evidence too: its law was exact, so the decoder remembers what it was asked before.
+    """
     findings: list[tuple[Case, Finding]] = []
     worst: list[tuple[Case, Finding]] = []
 
@@ -55,16 +58,27 @@ def judge_generated(
         search()
     except _Failed:
         case, finding = worst[-1]  # Hypothesis replays the smallest failing case last
-        return Finding(
-            verdict=Verdict.FAIL,
-            evidence=Evidence.EXACT,
-            reason=f"smallest failing case of {len(findings)} tried: {finding.reason}",
-            observations=finding.observations,
-            unit="paths",
-            diagnosis=finding.diagnosis,
-            details={**finding.details, "smallest_case": repr(case)},
+        return _failure(f"smallest failing case of {len(findings)} tried", case, finding)
+    except hypothesis.errors.Flaky:
+        if not worst:
+            raise
+        case, finding = worst[-1]
+        return _failure(
+            "a case failed, and passed when it was asked again (what was asked before matters)", case, finding
         )
     return _summary(findings)
+
+
+def _failure(how: str, case: Case, finding: Finding) -> Finding:
+    return Finding(
+        verdict=Verdict.FAIL,
+        evidence=Evidence.EXACT,
+        reason=f"{how}: {finding.reason}",
+        observations=finding.observations,
+        unit="paths",
+        diagnosis=finding.diagnosis,
+        details={**finding.details, "smallest_case": repr(case)},
+    )
 
 
 def _summary(findings: list[tuple[Case, Finding]]) -> Finding:
