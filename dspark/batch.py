@@ -12,7 +12,6 @@ from dspark.randomness import round_uniforms
 from dspark.row import Row
 from dspark.sampling import History, Processors
 from dspark.scheduler.protocol import Scheduler
-from dspark.spare_rows import filling_holes
 from dspark.transfer import padded, to_device
 from dspark.verification import Verification, VerificationRule
 
@@ -98,13 +97,10 @@ class Batch:
             self.session.select(places)
 
     def release(self) -> None:
-        """Let go of the rows that are done."""
-        self.keep([place for place, row in enumerate(self.rows) if not row.is_done])
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Keep some rows, in rising order of place; their order may change, so that few have to move."""
-        if len(places) < len(self.rows):
-            self.select(filling_holes(places))
+        """Let go of the rows that are done; the others stay in their order."""
+        running = [place for place, row in enumerate(self.rows) if not row.is_done]
+        if len(running) < len(self.rows):
+            self.select(running)
 
     def _propose(self, token_ids: list[list[int]], wanted: list[int], history: History, uniforms: Tensor) -> Proposal:
         """Draft if the scheduler wants it, and keep of each row what it admits."""

@@ -15,6 +15,7 @@ from dspark.prefixes import Beginning, PrefixCache
 from dspark.request import DecodingRequest, Generation, validate
 from dspark.row import Row
 from dspark.scheduler.protocol import Scheduler
+from dspark.spare_rows import filling_holes
 from dspark.verification import VerificationRule, verify_block
 
 
@@ -271,10 +272,10 @@ class Engine:
             return
         kept = {id(job.row) for job in jobs}
         places = [place for place, row in enumerate(self.batch.rows) if id(row) in kept]
-        if places:
-            self.batch.keep(places)
-        else:
+        if not places:
             self.batch = None
+        elif len(places) < len(self.batch.rows):
+            self.batch.select(filling_holes(places))
 
 
 def num_tokens(jobs: Sequence[Job]) -> int:
