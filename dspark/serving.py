@@ -61,9 +61,9 @@ class Engine:
     its cache and waits; later its text is read again and its random stream goes on where it stopped. A finished request
     leaves its keys and values behind, and a request that begins alike starts from a copy. Neither changes an output: one `seed`
     gives what `SpeculativeDecoder` gives (up to the arithmetic of the model; with a scheduler that looks at the load, the law).
-    Beginnings are reused where the target's cache can be cropped at any length. Requests that join or leave have the batch's
-    cache copied: there must be memory for two. A request that cannot go on (its logits are NaN, say) ends with its error
-    in `failed`; the others do not notice.
+    Beginnings are reused where the target's cache can be cropped at any length. For a request that joins or leaves the
+    short forward's context moves one row, and grows at times; other caches are copied: there must be memory for two. A
+    request that cannot go on (its logits are NaN, say) ends with its error in `failed`; the others do not notice.
     """
 
     def __init__(
