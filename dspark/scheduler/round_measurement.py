@@ -59,8 +59,10 @@ def measure_rounds(
 
     `row_counts` are up to 32 if not given, and up to 128 on a GPU. A row's text has `context_length` tokens at first and
     grows as it does in decoding. Every round that drafts asks for the largest of `draft_counts`. Raises ValueError where
-    the texts would outgrow the target's positions.
+    there is no text to begin with, or the texts would outgrow the target's positions.
     """
+    if context_length < 1:
+        raise ValueError(f"context_length is {context_length}; a round goes on from a token at least. Give 1 or more.")
     if row_counts is None:
         row_counts = ROW_COUNTS + (LARGE_ROW_COUNTS if target.device.type == "cuda" else ())
     rows, drafts = sorted(set(row_counts)), sorted(set(draft_counts))

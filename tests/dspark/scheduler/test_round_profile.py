@@ -104,6 +104,8 @@ def test_a_measurement_that_cannot_be(tiny: Tiny) -> None:
     short = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,), block_size=2)
     with pytest.raises(ValueError, match="texts of 60 tokens may grow by 18; the target has 64 positions"):
         measure_rounds(target, short, draft_counts=(0, 1), context_length=60, num_repeats=1)
+    with pytest.raises(ValueError, match="context_length is 0; a round goes on from a token"):
+        measure_rounds(target, short, context_length=0)
     with pytest.raises(ValueError, match="3 drafts are to be verified and the drafter made 2"):
         measure_rounds(target, short, row_counts=(1,), draft_counts=(3,), context_length=4, num_repeats=1)
     silent = random_drafter(target, kind="eagle3", dtype=torch.float64, target_layer_ids=(0,))
