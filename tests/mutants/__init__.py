@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.mutants.catalog import MUTANTS
 from tests.mutants.controls import CONTROLS, Control
-from tests.mutants.mutant import Mutant, PatchedDecoder
+from tests.mutants.mutant import Mutant, PatchedDecoder, require_names
 
 Factory = Callable[[Any], Any]
 
@@ -18,12 +18,15 @@ Factory = Callable[[Any], Any]
 def mutant_named(name: str) -> Factory:
     """The adapter factory of a planted bug; ValueError with the nearest id where there is none of this id."""
     mutant = MUTANTS[_known("planted bug", name, MUTANTS)]
+    require_names(mutant.patches)
     return lambda models: PatchedDecoder(mutant.make, mutant.patches, models)
 
 
 def control_named(name: str) -> Factory:
     """The adapter factory of a correct but unusual decoder; ValueError as above."""
-    return CONTROLS[_known("control", name, CONTROLS)].make
+    make = CONTROLS[_known("control", name, CONTROLS)].make
+    require_names(getattr(make, "patches", {}))
+    return make
 
 
 def _known(kind: str, name: str, known: Mapping[str, Any]) -> str:

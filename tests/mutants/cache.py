@@ -157,7 +157,7 @@ def kv(row: str, source: str, mechanism: str, patches: dict[str, Any], **fields:
     return Mutant(id=row, source=source, mechanism=mechanism, patches=patches, **given)
 
 
-OPEN = "dspark.batch.open_context"
+OPEN = "dspark.prefixes.open_context"
 OPEN_DRAFT = "dspark.drafters.model.open_context"
 ACCEPTANCE = {"properties": ("draft = target accepts everything", "acceptance is 1 - TV")}
 OUTGROWN: dict[str, Any] = {

@@ -182,7 +182,7 @@ CONTROLS: dict[str, Control] = {
             about="a batch whose rows have caches of their own and are read one after the other",
             make=Parts(
                 patches={
-                    "dspark.batch.open_context": parts.RowwiseContext,
+                    "dspark.prefixes.open_context": parts.RowwiseContext,
                     "dspark.drafters.model.open_context": parts.RowwiseContext,
                 },
                 claims=STANDARD,

@@ -1,5 +1,6 @@
 """What a planted bug is, and the decoder that carries it."""
 
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -38,6 +39,17 @@ class Mutant:
     make: Callable[[Any], Any] = make_decoder
     diagnosis: tuple[str, ...] = ()
     equivalent: bool = False
+
+
+def require_names(patches: Mapping[str, Any]) -> None:
+    """Raise ValueError for a dotted name that does not exist (any more): a decoder that cannot be built is no planted bug."""
+    for name in patches:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"{name!r} is to be replaced and does not exist ({error}). Bring the patch up to date."
+            ) from None
 
 
 class PatchedDecoder:

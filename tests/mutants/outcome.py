@@ -52,10 +52,12 @@ class Outcome:
 def outcome_of_mutant(mutant: Mutant, results: Mapping[str, Any] | None, *, stage: Stage, error: str = "") -> Outcome:
     """Judge the judge on a mutant; without results it is missed, and `error` says why."""
     checks = results["checks"] if results else []
-    failed = [check for check in checks if check["verdict"] == "fail"]
-    others = [check for check in checks if check["verdict"] in ("error", "inconclusive")]
+    broken = [check for check in checks if check["reason"].startswith("make_decoder raised")]
+    failed = [check for check in checks if check["verdict"] == "fail" and check not in broken]
+    others = [*broken, *(check for check in checks if check["verdict"] in ("error", "inconclusive"))]
     passed = [check for check in checks if check["verdict"] == "pass"]
-    # A broken check catches nothing. Of a mutant that must pass, every check must have a verdict.
+    # A broken check catches nothing, and a decoder that cannot be built is no bug that was caught. Of a mutant that must pass,
+    # every check must have a verdict.
     right = bool(passed) and not failed and not others if mutant.equivalent else bool(failed)
     decisive = (failed or others or passed or [None])[0]
     return Outcome(

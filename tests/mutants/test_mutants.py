@@ -10,7 +10,8 @@ import pytest
 
 from dspark.conformance import make_decoder
 from tests.mutants import CONTROLS, MUTANTS, control_named, mutant_named
-from tests.mutants.outcome import Outcome
+from tests.mutants.mutant import require_names
+from tests.mutants.outcome import Outcome, outcome_of_mutant
 from tests.mutants.run import Job, run
 from tests.mutants.trial import results_of, start_trial
 from verify.betting.library import explanations_of_rounds, library
@@ -41,6 +42,31 @@ def test_entries_name_what_exists(id: str) -> None:  # noqa: A002 (the word of t
     assert set(mutant.diagnosis) <= known | {"support_violation"}
     assert mutant.source == "derived" or mutant.source.startswith("https://")
     assert mutant.equivalent or mutant.patches or mutant.make is not make_decoder
+
+
+@pytest.mark.parametrize("named", [*(f"mutant:{name}" for name in MUTANTS), *(f"control:{name}" for name in CONTROLS)])
+def test_what_is_replaced_exists(named: str) -> None:
+    family, _, name = named.partition(":")
+    assert callable(mutant_named(name) if family == "mutant" else control_named(name))
+
+
+def test_a_bug_in_what_does_not_exist_is_not_caught() -> None:
+    """It was: the decoder could not be built, every check failed, and that counted as caught."""
+    with pytest.raises(ValueError, match=r"'dspark.batch.open_context' is to be replaced and does not exist"):
+        require_names({"dspark.batch.open_context": None})
+    check = {
+        "id": "verify/suite/test_06_state.py::test_rollback[4]",
+        "verdict": "fail",
+        "property": "rollback",
+        "evidence": "contract",
+        "reason": "make_decoder raised AttributeError on the pair",
+        "details": {"observations": 0, "unit": "tokens", "duration_s": 0.1, "diagnosis": ""},
+    }
+    found = outcome_of_mutant(MUTANTS["KV-1"], {"checks": [check]}, stage="own check")
+    assert not found.right
+    assert outcome_of_mutant(
+        MUTANTS["KV-1"], {"checks": [check | {"reason": "3 of 9 greedy tokens differ"}]}, stage="own check"
+    ).right
 
 
 @pytest.mark.parametrize(
