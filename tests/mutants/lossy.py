@@ -80,13 +80,9 @@ def scheduled(scheduler: Scheduler) -> Any:
 
 def best_of_all_lengths(self: PrefixScheduler, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
     """No early stop: the length with the largest theta, found with confidences that the drafts in question have decided."""
-    num_rows, candidates = len(confidences), ranked(confidences)
-
-    def theta(length: int) -> float:
-        gain = sum(each.survival for each in candidates[:length])
-        return (num_rows + gain) * self.profile.at(num_rows + length)
-
-    return counted(candidates[: max(range(len(candidates) + 1), key=theta)], num_rows)
+    num_rows = len(confidences)
+    capacity, _ = Past.of(confidences).best(num_rows, self.profile.of_rows(num_rows))
+    return counted(ranked(confidences)[:capacity], num_rows)
 
 
 def capacity_of_this_round(self: Any, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from verify.models.observer import observed
 from verify.models.pairs import Relation, TableSpec, table_pair
 from verify.protocol import ModelPair, Request, SamplingParams
 
+BEFORE_5_24 = parse(transformers.__version__) < parse("5.24")
 SAME = TableSpec(vocab_size=32, relation=Relation.SAME, seed=1001, num_rows=4096)
 
 
@@ -51,7 +52,7 @@ def test_the_draft_applies_the_temperature_twice(pair: ModelPair) -> None:
     assert share_accepted(decoder, pair, 0.7) < 0.95
 
 
-@pytest.mark.skipif(parse(transformers.__version__) < parse("5.24"), reason="came with 5.24")
+@pytest.mark.skipif(BEFORE_5_24, reason="came with 5.24")
 def test_the_draft_masks_real_tokens_equal_to_the_pad_token(pair: ModelPair) -> None:
     make_decoder(pair)  # clears the checkpoints' own end of text
     pair.draft.generation_config.num_assistant_tokens = 3
@@ -74,7 +75,7 @@ def test_the_draft_masks_real_tokens_equal_to_the_pad_token(pair: ModelPair) -> 
     assert rounds_to_decode(0) > 6
 
 
-@pytest.mark.skipif(parse(transformers.__version__) < parse("5.24"), reason="another signature before 5.24")
+@pytest.mark.skipif(BEFORE_5_24, reason="another signature before 5.24")
 def test_a_residual_that_rounds_to_nothing_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 the draft law can lie one step above the target's for one token and nowhere below it."""
     target = torch.tensor([[[-2.1423747539520264, 0.2454024851322174, -1.1326349973678589]]])
@@ -120,9 +121,7 @@ def test_penalties_that_generate_lacks_are_refused(pair: ModelPair) -> None:
         make_decoder(pair).generate([request])
 
 
-@pytest.mark.skipif(
-    parse(transformers.__version__) < parse("5.24"), reason="5.17 cannot crop a layer that holds nothing"
-)
+@pytest.mark.skipif(BEFORE_5_24, reason="5.17 cannot crop a layer that holds nothing")
 def test_early_exit_has_the_context_of_its_target(tmp_path: Path) -> None:
     spec = TableSpec(vocab_size=32, relation=Relation.CLOSE, seed=1003, num_rows=4096, draft_max_positions=8)
     models = table_pair(spec, device=torch.device("cpu"), dtype=torch.float64, folder=tmp_path)
