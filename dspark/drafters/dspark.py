@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from dspark.drafters.laws import IdleRows
 from dspark.drafters.protocol import DraftSession, Proposal
@@ -12,6 +13,8 @@ from dspark.drafters.states import RowStates
 from dspark.networks.dspark import DSparkNetwork
 from dspark.sampling import History, Processors, draw, one_hot_of_best
 from dspark.transfer import to_device
+
+MOST_UNREAD = 32  # tokens of a row whose features wait
 
 
 class DSparkDrafter:
@@ -43,12 +46,16 @@ class DSparkDrafter:
 
 
 class DSparkDraftSession:
-    """The projected context of the accepted tokens, row by row; a block leaves nothing behind."""
+    """The projected context of the accepted tokens, row by row; a block leaves nothing behind.
+
+    Features wait in `unread` until a block needs them, so that rounds without drafts cost nearly nothing.
+    """
 
     def __init__(self, drafter: DSparkDrafter, num_rows: int) -> None:
         self.drafter = drafter
         self.network = drafter.network
         self.states = RowStates(self.network.empty_context(num_rows))
+        self.unread: list[tuple[Tensor, Sequence[int]]] = []  # [B, T, F], of which the first counts[b] of row b
 
     def propose(
         self,
@@ -87,33 +94,52 @@ class DSparkDraftSession:
         return Proposal(drafts, torch.stack(laws, 1), lengths, confidences)
 
     def observe(self, *, token_ids: Tensor, counts: Sequence[int], features: Tensor | None) -> None:
-        """See `DraftSession.observe`; projects the features once, for all later blocks."""
+        """See `DraftSession.observe`."""
         if features is None:
             raise ValueError("features is None; this drafter reads the target's hidden states. Tap `feature_layers`.")
-        positions = self.states.positions(features.shape[1])
-        self.states.append(self.network.context(features.to(self.network.fc.weight.dtype), positions), counts)
+        self.unread.append((features, counts))
+        if sum(each.shape[1] for each, _ in self.unread) > MOST_UNREAD:
+            self._read()
 
     def select(self, rows: Sequence[int]) -> None:
         """See `DraftSession.select`."""
+        self._read()
         self.states.select(rows)
 
     def join(self, other: "DSparkDraftSession") -> None:
         """See `DraftSession.join`."""
+        self._read()
+        other._read()
         self.states.join(other.states)
 
     def copy(self, rows: Sequence[int]) -> "DSparkDraftSession":
         """See `DraftSession.copy`."""
+        self._read()
         twin = copy.copy(self)
-        twin.states = self.states.copy(rows)
+        twin.states, twin.unread = self.states.copy(rows), []
         return twin
 
     def rewind(self, lengths: Sequence[int]) -> list[int]:
         """See `DraftSession.rewind`."""
+        self._read()
         self.states.truncate([min(pair) for pair in zip(self.states.lengths, lengths, strict=True)])
         return self.states.lengths
 
+    def _read(self) -> None:
+        """Project the features that wait, once for all later blocks."""
+        if not self.unread:
+            return
+        features, counts = self.unread[0]
+        if len(self.unread) > 1:
+            own = [torch.cat([part[row, : given[row]] for part, given in self.unread]) for row in range(len(counts))]
+            features, counts = pad_sequence(own, True), [len(each) for each in own]
+        self.unread = []
+        positions = self.states.positions(features.shape[1])
+        self.states.append(self.network.context(features.to(self.network.fc.weight.dtype), positions), counts)
+
     def _hidden(self, anchors: Tensor) -> Tensor:
         """One backbone forward: the block's hidden states, `[B, K, d]`."""
+        self._read()
         context, valid = self.states.visible()
         mask = None
         if valid is not None:

@@ -1,7 +1,9 @@
 """Seconds against a count, of which some points were measured."""
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def seconds_at(counts: Sequence[int], seconds: Sequence[float], count: float) -> float:
@@ -20,3 +22,15 @@ def seconds_at(counts: Sequence[int], seconds: Sequence[float], count: float) ->
     left = right - 1
     share = (count - counts[left]) / (counts[right] - counts[left])
     return (1 - share) * seconds[left] + share * seconds[right]
+
+
+def require_rising(name: str, counts: Sequence[int], *, smallest: int) -> None:
+    """Raise ValueError (value, rule, remedy) unless there are `counts` and they rise from at least `smallest`."""
+    if not counts or counts[0] < smallest or any(right <= left for left, right in pairwise(counts)):
+        raise ValueError(f"{name} are {list(counts)}; they must rise from at least {smallest}. Sort them.")
+
+
+def require_positive(name: str, values: Sequence[float]) -> None:
+    """Raise ValueError (value, rule, remedy) unless all are positive and finite."""
+    if not all(0 < value < math.inf for value in values):
+        raise ValueError(f"{name} are {list(values)}; they must be positive and finite. Measure the profile again.")

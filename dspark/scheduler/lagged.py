@@ -49,10 +49,11 @@ class LaggedSession(ScheduleSession):
         num_rows = len(confidences)
         if num_rows == 0:
             return ()
+        candidates = ranked(confidences)
         if len(self.past) == self.past.maxlen:
             capacity, _ = self.past[0].best(num_rows, self.profile.of_rows(num_rows))
-            admitted = counted(ranked(confidences)[:capacity], num_rows)
+            admitted = counted(candidates[:capacity], num_rows)
         else:
             admitted = self.first.admit(confidences)
-        self.past.append(Past.of(confidences))
+        self.past.append(Past.of(candidates, num_rows))
         return admitted

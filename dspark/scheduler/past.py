@@ -7,7 +7,7 @@ from itertools import accumulate
 import numpy as np
 
 from dspark.scheduler.profile import SpeedProfile
-from dspark.scheduler.ranking import ranked
+from dspark.scheduler.ranking import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class Past:
     gains: tuple[float, ...]
 
     @classmethod
-    def of(cls, confidences: Sequence[Sequence[float]]) -> "Past":
-        """The round with these confidences, of at least one row."""
-        gains = accumulate((each.survival for each in ranked(confidences)), initial=0.0)
-        return cls(len(confidences), tuple(gains))
+    def of(cls, candidates: Sequence[Candidate], num_rows: int) -> "Past":
+        """The round of `num_rows` rows, at least one, whose drafts `ranked` has put into this order."""
+        gains = accumulate((each.survival for each in candidates), initial=0.0)
+        return cls(num_rows, tuple(gains))
 
     def best(self, num_rows: int, speed: SpeedProfile) -> tuple[int, float]:
         """How many drafts of `num_rows` rows have the largest theta, and that theta; the smallest such number on a tie.

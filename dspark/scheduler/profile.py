@@ -1,15 +1,13 @@
 """How fast a step is, by the number of tokens in the target's forward."""
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from dspark.scheduler.curve import seconds_at
+from dspark.scheduler.curve import require_positive, require_rising, seconds_at
 
 Profile = TypeVar("Profile")
 SCHEMA = "dspark-speed-profile/1"
@@ -41,12 +39,8 @@ class SpeedProfile:
                 f"the profile has {len(counts)} token counts and {len(speeds)} speeds; it needs one speed for each count. "
                 "Measure it again."
             )
-        if counts[0] < 1 or any(right <= left for left, right in pairwise(counts)):
-            raise ValueError(f"token_counts are {list(counts)}; they must rise from at least 1. Sort them.")
-        if not all(0 < speed < math.inf for speed in speeds):
-            raise ValueError(
-                f"steps_per_second are {list(speeds)}; they must be positive and finite. Measure the profile again."
-            )
+        require_rising("token_counts", counts, smallest=1)
+        require_positive("steps_per_second", speeds)
 
     def at(self, num_tokens: int) -> float:
         """Steps per second with `num_tokens` tokens in the forward."""

@@ -1,14 +1,12 @@
 """How fast whole rounds are: drafting, verification and everything between, by the number of rows and of drafts."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dspark.scheduler.curve import seconds_at
+from dspark.scheduler.curve import require_positive, require_rising, seconds_at
 from dspark.scheduler.profile import SCHEMA as SPEED_SCHEMA
 from dspark.scheduler.profile import SpeedProfile, read_stored, write_stored
 
@@ -30,17 +28,16 @@ class RoundProfile:
     conditions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, counts, smallest in (("row_counts", self.row_counts, 1), ("draft_counts", self.draft_counts, 0)):
-            if not counts or counts[0] < smallest or any(right <= left for left, right in pairwise(counts)):
-                raise ValueError(f"{name} are {list(counts)}; they must rise from at least {smallest}. Sort them.")
+        require_rising("row_counts", self.row_counts, smallest=1)
+        require_rising("draft_counts", self.draft_counts, smallest=0)
         shape = (len(self.row_counts), len(self.draft_counts))
         lengths = {len(self.plain_seconds), len(self.drafted_seconds)}
         if lengths != {shape[0]} or {len(row) for row in self.drafted_seconds} != {shape[1]}:
             raise ValueError(
                 f"the seconds do not have the shape of {shape[0]} row counts and {shape[1]} draft counts. Measure them again."
             )
-        if not all(0 < each < math.inf for row in (self.plain_seconds, *self.drafted_seconds) for each in row):
-            raise ValueError("seconds of a round are not positive and finite. Measure the profile again.")
+        for row in (self.plain_seconds, *self.drafted_seconds):
+            require_positive("seconds of a round", row)
 
     def of_rows(self, num_rows: int) -> SpeedProfile:
         """See `Speeds`: a step is a whole round that has drafted."""

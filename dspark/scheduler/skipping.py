@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from dspark.scheduler.past import Past
 from dspark.scheduler.protocol import Scheduler, ScheduleSession
+from dspark.scheduler.ranking import ranked
 from dspark.scheduler.round_profile import RoundProfile
 
 MEMORY = 8  # rounds
@@ -52,7 +53,7 @@ class SkippingSession(ScheduleSession):
     def admit(self, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
         """See `ScheduleSession.admit`."""
         if confidences:
-            self.past.append(Past.of(confidences))
+            self.past.append(Past.of(ranked(confidences), len(confidences)))
             self.pays.clear()
         return self.inner.admit(confidences)
 

@@ -18,6 +18,7 @@ from dspark.drafters.protocol import DraftSession, Proposal
 from dspark.drafters.states import RowStates
 from dspark.networks.eagle3 import Eagle3Network
 from dspark.sampling import Processors
+from dspark.scheduler.protocol import ScheduleSession
 from dspark.serving import Engine, Limits
 from dspark.training.anchors import block_mask
 from tests.dspark.conftest import VOCAB_SIZE
@@ -175,6 +176,72 @@ class Twice:
 def test_sessions_that_were_copied_and_rewound_say_what_reading_afresh_says(tiny: Tiny, kind: Kind) -> None:
     target = tiny("qwen3")
     assert worst_difference(target, drafter_of(target, kind), Twice) < 1e-12
+
+
+class Sparse(ScheduleSession):
+    """Drafts in every third round: what the target reads in between waits."""
+
+    def __init__(self) -> None:
+        self.num_asked = 0
+
+    def open(self) -> ScheduleSession:
+        return self
+
+    def wants_drafts(self, num_rows: int) -> bool:
+        self.num_asked += 1
+        return self.num_asked % 3 == 0
+
+    def admit(self, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
+        return tuple(map(len, confidences))
+
+
+def sparse_decoder(target: PreTrainedModel, drafter: Any) -> SpeculativeDecoder:
+    return SpeculativeDecoder(target, drafter, scheduler=Sparse())
+
+
+def sparse_engine(target: PreTrainedModel, drafter: Any) -> Engine:
+    return Engine(target, drafter, limits=Limits(max_rows=2), scheduler=Sparse())
+
+
+@pytest.mark.parametrize("most", [1, 3, 32])
+@pytest.mark.parametrize("decoder_of", [sparse_decoder, sparse_engine])
+def test_sessions_that_read_late_say_what_reading_afresh_says(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, decoder_of: Callable[..., Any], most: int
+) -> None:
+    monkeypatch.setattr("dspark.drafters.dspark.MOST_UNREAD", most)
+    target = tiny("qwen3")
+    assert worst_difference(target, drafter_of(target, "dspark"), decoder_of) < 1e-12
+
+
+def late_for_those_who_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a row leaves, what waits is lost."""
+    select = DSparkDraftSession.select
+
+    def wrong(self: DSparkDraftSession, rows: Sequence[int]) -> None:
+        self.unread = []
+        select(self, rows)
+
+    monkeypatch.setattr(DSparkDraftSession, "select", wrong)
+
+
+def first_of_them_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rounds that wait only the first is read."""
+    read = DSparkDraftSession._read
+
+    def wrong(self: DSparkDraftSession) -> None:
+        self.unread = self.unread[:1]
+        read(self)
+
+    monkeypatch.setattr(DSparkDraftSession, "_read", wrong)
+
+
+@pytest.mark.parametrize("mistake", [late_for_those_who_stay, first_of_them_only])
+def test_sessions_that_lose_what_waits_do_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, mistake: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    mistake(monkeypatch)
+    target = tiny("qwen3")
+    assert worst_difference(target, drafter_of(target, "dspark"), sparse_decoder) > 1e-3
 
 
 def last_row_copied(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def scheduled(scheduler: Scheduler) -> Any:
 def best_of_all_lengths(self: PrefixScheduler, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
     """No early stop: the length with the largest theta, found with confidences that the drafts in question have decided."""
     num_rows = len(confidences)
-    capacity, _ = Past.of(confidences).best(num_rows, self.profile.of_rows(num_rows))
+    capacity, _ = Past.of(ranked(confidences), num_rows).best(num_rows, self.profile.of_rows(num_rows))
     return counted(ranked(confidences)[:capacity], num_rows)
 
 
@@ -93,7 +93,7 @@ def capacity_of_this_round(self: Any, confidences: Sequence[Sequence[float]]) ->
 def dropped_after_drafting(self: SkippingSession, confidences: Sequence[Sequence[float]]) -> tuple[int, ...]:
     """Whether drafting pays is looked at when the drafts are there: those of rounds that do not pay are dropped."""
     num_rows = len(confidences)
-    _, rate = Past.of(confidences).best(num_rows, self.profile.of_rows(num_rows))
+    _, rate = Past.of(ranked(confidences), num_rows).best(num_rows, self.profile.of_rows(num_rows))
     if rate <= num_rows * self.profile.plain_rounds_per_second(num_rows):
         return (0,) * num_rows
     return self.inner.admit(confidences)

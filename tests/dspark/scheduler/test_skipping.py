@@ -13,6 +13,7 @@ from dspark.scheduler.algorithm import PrefixScheduler
 from dspark.scheduler.fixed import FixedLength
 from dspark.scheduler.past import Past
 from dspark.scheduler.protocol import ScheduleSession
+from dspark.scheduler.ranking import ranked
 from dspark.scheduler.round_profile import RoundProfile
 from dspark.scheduler.skipping import MEMORY, PATIENCE, SkippingScheduler
 
@@ -59,7 +60,7 @@ def test_the_lengths_are_those_of_the_other_scheduler() -> None:
 
 
 def test_rounds_are_worth_as_much_as_their_best_drafts() -> None:
-    capacity, rate = Past.of([[0.5, 0.5], [0.25]]).best(2, PROFILE.of_rows(2))
+    capacity, rate = Past.of(ranked([[0.5, 0.5], [0.25]]), 2).best(2, PROFILE.of_rows(2))
     assert capacity == 3
     assert rate == pytest.approx((2 + 0.5 + 0.25 + 0.25) * PROFILE.of_rows(2).at(5))
 
