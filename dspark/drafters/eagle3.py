@@ -136,7 +136,10 @@ class Eagle3DraftSession:
         """Append entries `[B, T, d]` and return their outputs `[B, T, d]`; the first `counts[b]` of row b mean something."""
         positions = self.states.positions(features.shape[1])  # [B, T]
         entries = self.network.entries(features, next_token_ids, positions)
-        self.states.append([self.network.keys_values(entries)], counts)
+        self.states.append([entries.keys_values], counts)
+        if min(counts) == features.shape[1] == 1:  # each sees what there is, its own entry the last
+            [keys_values], seen = self.states.visible()
+            return self.network.outputs(entries, keys_values, None if seen is None else seen[:, None, None])
         # All entries written, those of padding too: a query sees up to its own position, so each sees at least itself.
         keys_values = self.states.layers[0]
         visible = torch.arange(keys_values[0].shape[2], device=features.device) <= positions.unsqueeze(-1)  # [B, T, L]

@@ -12,10 +12,10 @@ from dspark.calibration import Calibration
 from dspark.checkpoints import DrafterNetwork, load_network, weights_sha256
 from dspark.drafters.dspark import DSparkDrafter
 from dspark.drafters.eagle3 import Eagle3Drafter
-from dspark.lean.linear import pack
 from dspark.networks.config import DrafterConfig
 from dspark.networks.dspark import DSparkNetwork
 from dspark.networks.eagle3 import Eagle3Network
+from dspark.networks.packing import pack
 from dspark.networks.warm_start import warm_start
 
 Kind = Literal["dspark", "dflash", "eagle3"]

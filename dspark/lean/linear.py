@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 Linear: TypeAlias = Callable[[Tensor], Tensor]
@@ -32,16 +32,6 @@ def joint_linear(weights: Sequence[Tensor]) -> Linear:
     kernel: Any = torch.ops.mkldnn._linear_pointwise.default
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(joint, EXPECTED_ROWS)
     return lambda states: kernel(states, packed, None, "none", [], "")
-
-
-def pack(network: nn.Module) -> None:
-    """On a CPU, let a network that will not be trained any more multiply as `joint_linear` does.
-
-    Later changes of its weights have no effect.
-    """
-    for module in network.modules():
-        if type(module) is nn.Linear and module.bias is None:
-            module.forward = joint_linear([module.weight.detach()])
 
 
 def _packs(dtype: torch.dtype) -> bool:

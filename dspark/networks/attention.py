@@ -1,5 +1,6 @@
 """A decoder layer whose queries attend to injected context keys and to each other."""
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -12,7 +13,7 @@ from dspark.networks.config import DrafterConfig
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys (rotated) and values, each `[B, H, L, D]`."""
 Rotation: TypeAlias = tuple[Tensor, Tensor]
-"""Cosines and sines of positions times frequencies, each `[B, 1, N, D / 2]`, in at least float32."""
+"""Cosines, and sines with the sign that swapped halves need, of positions times frequencies: `[B, 1, N, D]`, at least float32."""
 
 
 class RMSNorm(nn.Module):
@@ -63,11 +64,14 @@ class Attention(nn.Module):
     def rotation(self, positions: Tensor) -> Rotation:
         """The rotation of `positions` `[B, N]`."""
         dtype = torch.promote_types(self.k_proj.weight.dtype, torch.float32)
-        frequencies = self.theta ** (
-            -torch.arange(0, self.head_dim, 2, device=positions.device, dtype=dtype) / self.head_dim
-        )
+        frequencies = frequencies_of(self.theta, self.head_dim, positions.device, dtype)
         angles = positions.to(dtype)[:, None, :, None] * frequencies
-        return angles.cos(), angles.sin()
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+    def project(self, states: Tensor, rotation: Rotation) -> tuple[Tensor, KeysValues]:
+        """Queries, keys and values of `[B, N, input]`."""
+        return self.queries(states, rotation), self.keys_values(states, rotation)
 
     def queries(self, states: Tensor, rotation: Rotation) -> Tensor:
         """`[B, N, input]` to `[B, H, N, D]`."""
@@ -112,15 +116,20 @@ class BlockLayer(nn.Module):
     def forward(self, states: Tensor, rotation: Rotation, context: KeysValues, mask: Tensor | None) -> Tensor:
         """`[B, N, d]` given context keys `[B, H, L, D]`; `mask` `[B, 1, N, L + N]` or None for all."""
         normed = self.input_layernorm(states)
-        own = self.self_attn.keys_values(normed, rotation)
+        queries, own = self.self_attn.project(normed, rotation)
         joined = torch.cat([context[0], own[0]], 2), torch.cat([context[1], own[1]], 2)
-        states = states + self.self_attn.attend(self.self_attn.queries(normed, rotation), joined, mask)
+        states = states + self.self_attn.attend(queries, joined, mask)
         output: Tensor = states + self.mlp(self.post_attention_layernorm(states))
         return output
+
+
+@lru_cache(maxsize=16)
+def frequencies_of(theta: float, head_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Of the rotation, `[D / 2]`."""
+    return theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=dtype) / head_dim)
 
 
 def rotate(states: Tensor, rotation: Rotation) -> Tensor:
     """Rotary positions of `[B, H, N, D]`; halves are paired (i, i + D/2), as in Llama and Qwen3."""
     cos, sin = (each.to(states.dtype) for each in rotation)
-    first, second = states.chunk(2, -1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin)

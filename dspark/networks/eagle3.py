@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dspark.networks.attention import Attention, GatedMLP, KeysValues, RMSNorm, Rotation
+from dspark.networks.attention import Attention, GatedMLP, KeysValues, RMSNorm
 from dspark.networks.config import DrafterConfig
 
 
@@ -40,11 +40,11 @@ class Eagle3Layer(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What the layer is given: features `[B, N, d]`, the attention's input made of them `[B, N, 2 d]`, and where they stand."""
+    """What the layer is given: features `[B, N, d]`, and what its attention makes of them where they stand, `[B, H, N, D]`."""
 
     features: Tensor
-    joined: Tensor
-    rotation: Rotation
+    queries: Tensor
+    keys_values: KeysValues
 
 
 class Eagle3Network(nn.Module):
@@ -73,18 +73,14 @@ class Eagle3Network(nn.Module):
 
     def entries(self, features: Tensor, next_token_ids: Tensor, positions: Tensor) -> Entries:
         """Entries of fused features `[B, N, d]`, the tokens after them and positions, both `[B, N]`."""
+        attention = self.midlayer.self_attn
         joined = self.midlayer.join(self.embed_tokens(next_token_ids), features)
-        return Entries(features, joined, self.midlayer.self_attn.rotation(positions))
-
-    def keys_values(self, entries: Entries) -> KeysValues:
-        """Keys and values of entries, `[B, H, N, D]`."""
-        keys_values: KeysValues = self.midlayer.self_attn.keys_values(entries.joined, entries.rotation)
-        return keys_values
+        queries, keys_values = attention.project(joined, attention.rotation(positions))
+        return Entries(features, queries, keys_values)
 
     def outputs(self, entries: Entries, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         """Output features `[B, N, d]` of entries, their own keys among `keys_values` `[B, H, L, D]`; `mask` `[B, 1, N, L]`."""
-        attention = self.midlayer.self_attn
-        attended = attention.attend(attention.queries(entries.joined, entries.rotation), keys_values, mask)
+        attended = self.midlayer.self_attn.attend(entries.queries, keys_values, mask)
         output: Tensor = self.midlayer.finish(entries.features, attended)
         return output
 
@@ -107,7 +103,7 @@ class Eagle3Network(nn.Module):
         positions = torch.arange(num_tokens, device=token_ids.device).expand_as(token_ids)
         following = functional.pad(token_ids[:, 1:], (0, 1))  # the last entry is used by no anchor
         fused = self.fc(features)
-        text = self.keys_values(self.entries(fused, following, positions))  # [B, H, T, D]
+        text = self.entries(fused, following, positions).keys_values  # [B, H, T, D]
         first = anchors - 1  # [B, A]
         before_anchor = positions[:, None, :] <= first.unsqueeze(-1)  # [B, A, T]
         features_there = fused.gather(1, first.unsqueeze(-1).expand(-1, -1, fused.shape[-1]))
@@ -118,7 +114,7 @@ class Eagle3Network(nn.Module):
         alone = torch.eye(anchors.shape[1], dtype=torch.bool, device=anchors.device).expand(len(anchors), -1, -1)
         for step in range(1, previous_token_ids.shape[-1]):
             newest = self.entries(output, previous_token_ids[..., step], first + step)
-            own.append(self.keys_values(newest))  # [B, H, A, D]
+            own.append(newest.keys_values)  # [B, H, A, D]
             joined = tuple(torch.cat([text[part], *(each[part] for each in own)], 2) for part in (0, 1))
             mask = torch.cat([before_anchor, *[alone] * step], -1)[:, None]  # [B, 1, A, T + step * A]
             output = self.outputs(newest, (joined[0], joined[1]), mask)

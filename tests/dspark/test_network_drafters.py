@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from dspark import Request, SamplingParams, SpeculativeDecoder
 from dspark.checkpoints import load_network
+from dspark.drafters.dspark import DSparkDrafter
+from dspark.drafters.eagle3 import Eagle3Drafter
 from dspark.drafters.factory import Kind, load_drafter, random_drafter
+from dspark.drafters.factory import drafter_of as drafter_of_network
+from dspark.drafters.protocol import Proposal
 from dspark.loading import default_drafter_dir, default_target_dir, load_model
+from dspark.sampling import Processors
 from dspark.scheduler.protocol import ScheduleSession
 from tests.dspark.conftest import VOCAB_SIZE
 from verify import protocol
@@ -95,7 +99,7 @@ def test_confidences_come_with_the_confidence_head_only(tiny: Tiny) -> None:
             return tuple(len(row) // 2 for row in confidences)
 
     for kind in ("dflash", "eagle3"):
-        drafter = random_drafter(target, kind=kind, dtype=torch.float64, target_layer_ids=(0,))  # type: ignore[arg-type]
+        drafter = random_drafter(target, kind=kind, dtype=torch.float64, target_layer_ids=(0,))
         with pytest.raises(ValueError, match="gives no confidences"):
             SpeculativeDecoder(target, drafter, scheduler=Schedule()).generate([request(PROMPTS[0])])
     drafter = random_drafter(target, kind="dspark", dtype=torch.float64, target_layer_ids=(0,))
@@ -120,17 +124,41 @@ def test_random_weights_come_from_the_seed_alone(tiny: Tiny) -> None:
     assert first.config.vocab_size == VOCAB_SIZE
 
 
-@pytest.mark.parametrize("kind", ["dspark", "eagle3"])
-def test_a_loaded_drafter_multiplies_with_packed_weights(kind: Kind) -> None:
-    device, dtype = torch.device("cpu"), torch.float32
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_a_loaded_drafter_says_what_its_network_says(kind: Kind, dtype: torch.dtype) -> None:
+    """`load_drafter` packs the network; its laws stay those of the modules, to rounding."""
+    device = torch.device("cpu")
     target = load_model(default_target_dir(), device=device, dtype=dtype)
     directory = default_drafter_dir(kind)
-    plain = load_network(directory, target=target, device=device, dtype=dtype)
-    packed = load_drafter(directory, target=target, device=device, dtype=dtype).network
-    layers = [each for each in plain.named_modules() if isinstance(each[1], nn.Linear)]
-    assert layers
-    for name, layer in layers:
-        own = packed.get_submodule(name)
-        assert ("forward" in vars(own)) == (layer.bias is None)
-        states = torch.randn(2, 7, layer.in_features)
-        torch.testing.assert_close(own(states), layer(states))
+    plain = drafter_of_network(load_network(directory, target=target, device=device, dtype=dtype))
+    packed = load_drafter(directory, target=target, device=device, dtype=dtype, calibrated=False)
+    assert any("forward" in vars(module) for module in packed.network.modules())
+    assert not any("forward" in vars(module) for module in plain.network.modules())
+    first, second = (proposal_of(drafter, dtype=dtype) for drafter in (plain, packed))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    torch.testing.assert_close(second.draft_probs, first.draft_probs, rtol=0, atol=tolerance)
+    if first.confidences is not None and second.confidences is not None:
+        torch.testing.assert_close(second.confidences, first.confidences, rtol=0, atol=tolerance)
+
+
+def proposal_of(drafter: DSparkDrafter | Eagle3Drafter, *, dtype: torch.dtype) -> Proposal:
+    """Seven drafts after two texts of unequal length, with features made up."""
+    network, vocab_size = drafter.network, drafter.network.config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randint(vocab_size, (2, 12), generator=generator)
+    features = torch.randn(2, 11, network.config.feature_size, generator=generator).to(dtype)
+    counts = [11, 6]
+    session = drafter.open(2)
+    session.observe(token_ids=texts[:, :-1], counts=counts, features=features)
+    rows = [texts[row, : count + 1].tolist() for row, count in enumerate(counts)]
+    requests = [Request(prompt_token_ids=tuple(row), max_new_tokens=9) for row in rows]
+    processors = Processors(requests, vocab_size=vocab_size, device=torch.device("cpu"), dtype=torch.float32)
+    return session.propose(
+        token_ids=rows,
+        num_draft_tokens=[7, 7],
+        processors=processors,
+        history=processors.history(rows),
+        uniforms=torch.zeros(2, 7, dtype=torch.float64),  # the first token that is possible: the same of both
+    )

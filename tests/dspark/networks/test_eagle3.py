@@ -51,7 +51,7 @@ def one_by_one(network: Eagle3Network, features: Tensor, token_ids: Tensor, anch
         tokens = torch.tensor([following])
         causal = torch.ones(count, count, dtype=torch.bool).tril()[None, None]
         entries = network.entries(known, tokens, positions)
-        output = network.outputs(entries, network.keys_values(entries), causal)[:, -1:]
+        output = network.outputs(entries, entries.keys_values, causal)[:, -1:]
         found.append(output[0, 0])
         known = torch.cat([known, output], 1)
         following.append(int(token_ids[0, min(anchor + 1 + k, token_ids.shape[1] - 1)]))
