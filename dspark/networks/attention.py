@@ -48,7 +48,10 @@ class GatedMLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; queries and keys are RMS-normalised per head, then rotated (Qwen3)."""
+    """Grouped-query attention, in two steps: what is asked and kept, and `attend`, when all is kept that may be seen.
+
+    Queries and keys are RMS-normalised per head, then rotated (Qwen3).
+    """
 
     def __init__(self, config: DrafterConfig, input_size: int) -> None:
         super().__init__()
@@ -69,7 +72,7 @@ class Attention(nn.Module):
         cos, sin = angles.cos(), angles.sin()
         return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
-    def project(self, states: Tensor, rotation: Rotation) -> tuple[Tensor, KeysValues]:
+    def forward(self, states: Tensor, rotation: Rotation) -> tuple[Tensor, KeysValues]:
         """Queries, keys and values of `[B, N, input]`."""
         return self.queries(states, rotation), self.keys_values(states, rotation)
 
@@ -116,7 +119,7 @@ class BlockLayer(nn.Module):
     def forward(self, states: Tensor, rotation: Rotation, context: KeysValues, mask: Tensor | None) -> Tensor:
         """`[B, N, d]` given context keys `[B, H, L, D]`; `mask` `[B, 1, N, L + N]` or None for all."""
         normed = self.input_layernorm(states)
-        queries, own = self.self_attn.project(normed, rotation)
+        queries, own = self.self_attn(normed, rotation)
         joined = torch.cat([context[0], own[0]], 2), torch.cat([context[1], own[1]], 2)
         states = states + self.self_attn.attend(queries, joined, mask)
         output: Tensor = states + self.mlp(self.post_attention_layernorm(states))

@@ -31,9 +31,9 @@ class Eagle3Layer(nn.Module):
         """The attention's input, `[..., 2 d]`."""
         return torch.cat([self.input_layernorm(embedded), self.hidden_norm(features)], -1)
 
-    def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-        """Residual and MLP."""
-        states = features + attended
+    def forward(self, features: Tensor, queries: Tensor, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
+        """Attention, residual and MLP: output features `[B, N, d]`."""
+        states = features + self.self_attn.attend(queries, keys_values, mask)
         output: Tensor = states + self.mlp(self.post_attention_layernorm(states))
         return output
 
@@ -75,13 +75,12 @@ class Eagle3Network(nn.Module):
         """Entries of fused features `[B, N, d]`, the tokens after them and positions, both `[B, N]`."""
         attention = self.midlayer.self_attn
         joined = self.midlayer.join(self.embed_tokens(next_token_ids), features)
-        queries, keys_values = attention.project(joined, attention.rotation(positions))
+        queries, keys_values = attention(joined, attention.rotation(positions))
         return Entries(features, queries, keys_values)
 
     def outputs(self, entries: Entries, keys_values: KeysValues, mask: Tensor | None) -> Tensor:
         """Output features `[B, N, d]` of entries, their own keys among `keys_values` `[B, H, L, D]`; `mask` `[B, 1, N, L]`."""
-        attended = self.midlayer.self_attn.attend(entries.queries, keys_values, mask)
-        output: Tensor = self.midlayer.finish(entries.features, attended)
+        output: Tensor = self.midlayer(entries.features, entries.queries, keys_values, mask)
         return output
 
     def logits(self, outputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ def pack(network: nn.Module) -> None:
             module.forward = PackedMLP(module)  # type: ignore[method-assign]
             replaced |= set(module.children())
         elif isinstance(module, Attention):
-            module.project = PackedProjection(module)  # type: ignore[method-assign]
+            module.forward = PackedProjection(module)  # type: ignore[method-assign]
             replaced.add(module.q_proj)  # keys and values of a context still have products of their own
         elif isinstance(module, RMSNorm):
             module.forward = rms_norm(module.weight.detach(), module.eps)  # type: ignore[method-assign, assignment]
@@ -46,7 +46,7 @@ class PackedMLP:
 
 
 class PackedProjection:
-    """See `Attention.project`."""
+    """See `Attention.forward`."""
 
     def __init__(self, attention: Attention) -> None:
         self.product = _joint(attention.q_proj, attention.k_proj, attention.v_proj)

@@ -1,6 +1,7 @@
 """The EAGLE-3 network against the formulas: plain loops, one entry, one head, one key at a time; and with planted mistakes."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -94,16 +95,16 @@ def halves_exchanged(network: Eagle3Network) -> None:
 
 def residual_on_the_embedding(network: Eagle3Network) -> None:
     class Wrong(Eagle3Layer):
-        def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-            return super().finish(self.hidden_norm(features), attended)
+        def forward(self, features: Tensor, *attention: Any) -> Tensor:
+            return super().forward(self.hidden_norm(features), *attention)
 
     network.midlayer.__class__ = Wrong
 
 
 def output_normed_before_it_is_fed_back(network: Eagle3Network) -> None:
     class Wrong(Eagle3Layer):
-        def finish(self, features: Tensor, attended: Tensor) -> Tensor:
-            return network.norm(super().finish(features, attended))
+        def forward(self, features: Tensor, *attention: Any) -> Tensor:
+            return network.norm(super().forward(features, *attention))
 
     network.midlayer.__class__ = Wrong
 
