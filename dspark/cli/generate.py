@@ -1,20 +1,19 @@
-"""`dspark generate`: continue one prompt."""
+"""`dspark generate`: continue one prompt, or all of a file."""
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
 from transformers.utils import logging
 
 from dspark.chat import chat_text, stop_token_ids
+from dspark.cli.many import answer_all, print_stats, read_requests
 from dspark.cli.method import add_method, drafter_of, scheduler_of
-from dspark.cli.options import HelpWithDefaults, add_models, device_named
+from dspark.cli.options import HelpWithDefaults, add_models, at_least, device_named, require_new_file
 from dspark.decoder import SpeculativeDecoder
 from dspark.loading import DTYPES, load_pair, load_tokenizer
-from dspark.record import AcceptanceRecord
 from dspark.request import Request, SamplingParams
 from dspark.text_files import is_unicode, read_text
 
@@ -26,6 +25,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     command.add_argument("prompt", nargs="?", metavar="PROMPT", help="the text to continue")
     command.add_argument("--chat", action="store_true", help="put the prompt into the tokenizer's chat template")
     command.add_argument("--file", type=Path, help="read the prompt from a UTF-8 file")
+    many = command.add_argument_group("many prompts")
+    many.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help=".jsonl with prompt, messages or text: continue each, prompt i with seed + i",
+    )
+    many.add_argument(
+        "--out", type=Path, metavar="LOG", help="where their answers go: what `pytest verify/ --generations` reads"
+    )
+    many.add_argument("--max-rows", type=at_least(1), default=16, metavar="N", help="prompts continued at once")
     add_models(command)
     add_method(command)
     length = command.add_argument_group("length")
@@ -63,9 +73,17 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run(options: argparse.Namespace) -> int:
-    """Decode one prompt to stdout."""
+    """Decode one prompt to stdout, or many into a log."""
     logging.disable_progress_bar()
-    text = _prompt(options)
+    text = None if options.prompts else _prompt(options)
+    if (options.prompts is None) != (options.out is None) or (options.prompts and (options.prompt or options.file)):
+        raise ValueError("--prompts and --out belong together, and replace PROMPT and --file. Give both, or neither.")
+    if options.prompts and (options.stream or options.chat):
+        raise ValueError(
+            "--stream and --chat are for one prompt; in --prompts a line with messages is a chat. Leave them out."
+        )
+    if options.out:
+        require_new_file(options.out)
     pair = load_pair(
         target_dir=options.target,
         draft_dir=options.draft if options.drafter == "model" else None,
@@ -73,13 +91,11 @@ def run(options: argparse.Namespace) -> int:
         dtype=DTYPES[options.dtype],
     )
     tokenizer = load_tokenizer(options.target)
-    if options.chat:
-        text = chat_text([{"role": "user", "content": text}], tokenizer)
     stop = options.stop_token_ids
     if stop is None:
         stop = stop_token_ids(pair.target, tokenizer)
-    request = Request(
-        prompt_token_ids=tuple(tokenizer.encode(text, add_special_tokens=not options.chat)),
+    shared = Request(
+        prompt_token_ids=(),
         max_new_tokens=options.max_new_tokens,
         min_new_tokens=options.min_new_tokens,
         num_draft_tokens=options.num_draft_tokens,
@@ -87,7 +103,24 @@ def run(options: argparse.Namespace) -> int:
         stop_token_ids=tuple(stop),
         seed=options.seed,
     )
-    decoder = SpeculativeDecoder(pair.target, drafter_of(options, pair), scheduler=scheduler_of(options))
+    drafter, scheduler = drafter_of(options, pair), scheduler_of(options)
+    if text is None:
+        requests = read_requests(options.prompts, tokenizer, shared)
+        return answer_all(
+            pair.target,
+            drafter,
+            scheduler,
+            requests,
+            out=options.out,
+            tokenizer=tokenizer,
+            max_rows=options.max_rows,
+            stats=options.stats,
+        )
+    if options.chat:
+        text = chat_text([{"role": "user", "content": text}], tokenizer)
+    token_ids = tuple(tokenizer.encode(text, add_special_tokens=not options.chat))
+    request = replace(shared, prompt_token_ids=token_ids)
+    decoder = SpeculativeDecoder(pair.target, drafter, scheduler=scheduler)
     if options.stream:
         _stream(decoder, request, tokenizer)
         return 0
@@ -96,7 +129,7 @@ def run(options: argparse.Namespace) -> int:
     seconds = time.perf_counter() - started
     print(tokenizer.decode(generation.token_ids, skip_special_tokens=True))
     if options.stats:
-        Console(stderr=True).print(_table(generation.record, len(generation.token_ids), seconds))
+        print_stats([generation], seconds)
     return 0
 
 
@@ -110,16 +143,6 @@ def _stream(decoder: SpeculativeDecoder, request: Request, tokenizer: Any) -> No
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print(text[len(shown) :])
-
-
-def _table(record: AcceptanceRecord, num_tokens: int, seconds: float) -> Table:
-    table = Table("measure", "value")
-    table.add_row("tokens", str(num_tokens))
-    table.add_row("rounds", str(record.num_spec_steps))
-    table.add_row("mean_acceptance_length (bonus included)", f"{record.mean_acceptance_length:.2f}")
-    table.add_row("draft_acceptance_rate (bonus excluded)", f"{record.draft_acceptance_rate:.1%}")
-    table.add_row("tokens/s (prefill included)", f"{num_tokens / seconds:.1f}")
-    return table
 
 
 def _prompt(options: argparse.Namespace) -> str:

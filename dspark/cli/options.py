@@ -69,3 +69,10 @@ def require_place(path: Path, *, folder: bool = False) -> None:
     nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
     if not (nearest.is_dir() or nearest == path) or not os.access(nearest, os.W_OK):
         raise ValueError(f"{str(path)!r} cannot be written: {str(nearest)!r} does not let it. Give another place.")
+
+
+def require_new_file(path: Path) -> None:
+    """Raise ValueError (value, rule, remedy) where there is a file already, or none can be written at `path`."""
+    if path.is_file():
+        raise ValueError(f"{str(path)!r} exists; nothing is overwritten. Give another name, or move it away.")
+    require_place(path)

@@ -94,6 +94,8 @@ class Line(_Part):
     """Of the model's own logits, or of the law after every setting (in greedy decoding at temperature 1)."""
     roles: list[Literal["first", "accepted", "recovered", "bonus"]] | None = None
     record: Counts | None = None
+    text: str | None = None
+    """What the tokens say, for people; nobody looks at it."""
 
     @model_validator(mode="after")
     def _say_which_logprobs(self) -> Self:
