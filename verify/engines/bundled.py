@@ -22,6 +22,7 @@ def _bundled(name: str) -> Callable[[EngineSettings], WorkerEngine]:
 
 
 llama_cpp = _bundled("llama_cpp")
+mlx_lm = _bundled("mlx_lm")
 onnxruntime = _bundled("onnxruntime")
 openvino = _bundled("openvino")
 vllm = _bundled("vllm")

@@ -1,0 +1,1 @@
+"""mlx-lm, driven in its own environment."""
