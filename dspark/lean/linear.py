@@ -11,6 +11,7 @@ Linear: TypeAlias = Callable[[Tensor], Tensor]
 """`[..., in]` to `[..., out]`, without a bias."""
 
 EXPECTED_ROWS = 64  # what the layout of packed weights is chosen for; at 1 to 8 rows, this one is the fastest
+FEWEST_ROWS = 4  # oneDNN takes longer over one to three: they are multiplied as four
 SMALLEST_PACKED = 100_000  # weights; below that the call of the packed product costs more than it saves
 
 
@@ -31,7 +32,18 @@ def joint_linear(weights: Sequence[Tensor]) -> Linear:
         return lambda states: functional.linear(states, joint)
     kernel: Any = torch.ops.mkldnn._linear_pointwise.default
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(joint, EXPECTED_ROWS)
-    return lambda states: kernel(states, packed, None, "none", [], "")
+
+    def multiply(states: Tensor) -> Tensor:
+        product: Tensor
+        num_rows = states.shape[:-1].numel()
+        if 0 < num_rows < FEWEST_ROWS:
+            rows = functional.pad(states.reshape(num_rows, -1), (0, 0, 0, FEWEST_ROWS - num_rows))
+            product = kernel(rows, packed, None, "none", [], "")[:num_rows]
+            return product.view(*states.shape[:-1], -1)
+        product = kernel(states, packed, None, "none", [], "")
+        return product
+
+    return multiply
 
 
 def _packs(dtype: torch.dtype) -> bool:
