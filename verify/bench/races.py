@@ -44,7 +44,7 @@ RACES: dict[str, tuple[str, ...]] = {
     "dspark-eagle3-over-plain-100M": ("--decoder", "dspark-eagle3", *OVER_PLAIN),  # accepts most
 }
 MINUTES_EACH = "0.7"
-# With loading, warm-up and the fewest turns all five take 16 minutes on 2 cores, and those left without these about 7.
+# With loading, warm-up and the fewest turns all five take 18 minutes on 2 cores, and those left without these about 9.
 DEAR = ("dspark-classic-over-transformers-100M", "dspark-over-plain-100M")
 HEADER = """# Speed
 
