@@ -1,5 +1,5 @@
 #!/bin/sh
-# environment.sh VENV: mlx (its CPU build on Linux) and mlx-lm; Python 3.11, 0.5 GB.
+# environment.sh VENV: mlx (its CPU build on Linux) and mlx-lm; Python 3.11, 0.4 GB.
 set -eu
 venv=$1
 here=$(cd "$(dirname "$0")" && pwd)
