@@ -60,8 +60,11 @@ def test_file(tmp_path: Path) -> None:
         ({"plain_seconds": [1.0]}, "do not have the shape of 3 row counts and 3 draft counts"),
         ({"drafted_seconds": [[1.0, 2.0, 3.0]] * 2}, "do not have the shape"),
         ({"drafted_seconds": [[1.0, 2.0, 3.0]] * 2 + [[1.0]]}, "do not have the shape"),
-        ({"plain_seconds": [1.0, 0.0, 1.0]}, "positive and finite"),
-        ({"drafted_seconds": [[1.0, 2.0, float("nan")]] * 3}, "positive and finite"),
+        ({"plain_seconds": [1.0, 0.0, 1.0]}, "seconds of a round are .*; they must be positive and finite"),
+        (
+            {"drafted_seconds": [[1.0, 2.0, float("nan")]] * 3},
+            "seconds of a round are .*; they must be positive and finite",
+        ),
         ({"conditions": None}, "not iterable"),
     ],
 )

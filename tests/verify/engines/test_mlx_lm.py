@@ -4,15 +4,9 @@ from typing import Any
 
 import pytest
 
+from tests.verify.engines.asked import a_request
 from verify.engines.mlx_lm import engine as worker
-from verify.engines.worker import plain
-from verify.protocol import Capabilities, Request, SamplingParams
-
-
-def a_request(**settings: Any) -> dict[str, Any]:
-    sampling = {name: settings.pop(name) for name in list(settings) if name in SamplingParams.__slots__}
-    own: dict[str, Any] = {"prompt_token_ids": (3, 4), "max_new_tokens": 5} | settings
-    return plain(Request(**own, sampling=SamplingParams(**sampling)))
+from verify.protocol import Capabilities
 
 
 def test_settings_go_to_the_sampler_and_to_the_processors() -> None:

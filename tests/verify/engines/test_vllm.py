@@ -9,20 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.verify.engines.asked import a_request
 from verify.checks.acceptance import judge_record
 from verify.engines.vllm import engine as worker
 from verify.engines.vllm import rejection
-from verify.engines.worker import plain
-from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request, SamplingParams
+from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request
 from verify.subject import Observed
-
-
-def a_request(**settings: Any) -> dict[str, Any]:
-    sampling = {name: settings.pop(name) for name in list(settings) if name in SamplingParams.__slots__}
-    request = Request(
-        **{"prompt_token_ids": (3, 4), "max_new_tokens": 5} | settings, sampling=SamplingParams(**sampling)
-    )
-    return plain(request)
 
 
 def sampling_arguments(**settings: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verify.engines.llama_cpp.mapping import biases, divides, generate_arguments
+from verify.engines.rounds import record_of_rounds
 
 F32 = 0  # the type's number in ggml
 CAPABILITIES = {
@@ -167,15 +168,7 @@ class Drafts:
             matches = [token == emitted for token, emitted in zip(tokens, following, strict=False)]
             drafted.append(len(tokens))
             accepted.append(matches.index(False) if False in matches else len(matches))
-        histogram = [accepted.count(count) for count in range(max(accepted) + 1)]
-        return {
-            "num_spec_steps": len(accepted),
-            "num_draft_tokens": sum(drafted),
-            "num_accepted_draft_tokens": sum(accepted),
-            "acceptance_histogram": histogram,
-            "drafted_per_step": drafted,
-            "accepted_per_step": accepted,
-        }
+        return record_of_rounds(drafted=drafted, accepted=accepted)
 
 
 def _opened(file: Path, *, context: int, threads: int, **more: Any) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.engines.options import only
+from verify.engines.rounds import record_of_rounds
 
 SEEDS = 2**31
 WHOLE_TEXT = 10**6  # its penalties look at so many of the last tokens: at all of them
@@ -149,13 +150,4 @@ def rounds_of(drafted: Sequence[bool], request: Mapping[str, Any]) -> dict[str, 
         if not from_draft:
             roles[place] = "bonus" if accepted == num_drafts else "recovered"
         emitted, accepted = place + 1, 0
-    histogram = [accepted_per_step.count(number) for number in range(max(drafted_per_step, default=0) + 1)]
-    record = {
-        "num_spec_steps": len(drafted_per_step),
-        "num_draft_tokens": sum(drafted_per_step),
-        "num_accepted_draft_tokens": sum(accepted_per_step),
-        "acceptance_histogram": histogram,
-        "drafted_per_step": drafted_per_step,
-        "accepted_per_step": accepted_per_step,
-    }
-    return {"roles": roles, "record": record}
+    return {"roles": roles, "record": record_of_rounds(drafted=drafted_per_step, accepted=accepted_per_step)}
