@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from dspark.lean.agreement import agree
 from dspark.lean.source import LeanSource
 from dspark.reading import Reading
 
@@ -117,11 +118,7 @@ class CausalModel:
 
 @torch.inference_mode()
 def _continues(model: PreTrainedModel, keyword: str) -> bool:
-    """Whether two forwards through one cache read the same as one forward without: many recurrent models start anew.
-
-    Equal means within the root of the precision (float32 at best: many states are kept in it), relative to the largest
-    logit; to start anew is a difference of the order of the logits themselves.
-    """
+    """Whether two forwards through one cache read the same as one forward without: many recurrent models start anew."""
     token_ids = torch.arange(6, device=model.device)[None] % int(model.config.get_text_config().vocab_size)  # [1, 6]
     cache = DynamicCache(config=model.config)
     try:
@@ -130,5 +127,4 @@ def _continues(model: PreTrainedModel, keyword: str) -> bool:
         continued = model(input_ids=token_ids[:, 3:], use_cache=True, **{keyword: cache}).logits
     except Exception:  # whatever keeps a model from continuing such a cache, recomputation serves it
         return False
-    precision = max(torch.finfo(whole.dtype).eps, torch.finfo(torch.float32).eps)
-    return bool((continued - whole).abs().max() <= precision**0.5 * whole.abs().max())
+    return agree(continued, whole)

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from dspark.drafters.protocol import Drafter
 from dspark.record import AcceptanceRecord
-from dspark.request import Generation, Request
+from dspark.request import Generation, Request, SamplingParams
 from dspark.scheduler.protocol import Scheduler
 from dspark.serving import Engine, Limits
 from dspark.training.documents import read_documents
@@ -90,12 +90,11 @@ def answer_all(
 
 def line_of(request: Request, answer: Generation, tokenizer: Any) -> dict[str, Any]:
     """A line of `verify/log/line.schema.json`, which is a contract between the two and imported by neither."""
-    settings = request.sampling
-    sampling = {name: getattr(settings, name) for name in SAMPLING}
+    settings = [each.name for each in fields(SamplingParams) if each.name != "grammar"]  # which no file can hold
     return {
         "prompt_token_ids": request.prompt_token_ids,
         "token_ids": answer.token_ids,
-        "sampling": sampling,
+        "sampling": {name: getattr(request.sampling, name) for name in settings},
         "max_new_tokens": request.max_new_tokens,
         "min_new_tokens": request.min_new_tokens,
         "stop_token_ids": request.stop_token_ids,
@@ -107,20 +106,6 @@ def line_of(request: Request, answer: Generation, tokenizer: Any) -> dict[str, A
         "record": asdict(answer.record),
         "text": tokenizer.decode(answer.token_ids, skip_special_tokens=True),
     }
-
-
-SAMPLING = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "forbidden_token_ids",
-    "allowed_token_ids",
-)
 
 
 def print_stats(answers: Sequence[Generation], seconds: float) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from dspark.lean.forward import Block, LeanForward
+from dspark.lean.recording import Outputs, Recordings, Step
 from dspark.reading import Reading
 from dspark.spare_rows import add, keep
 from dspark.transfer import Positions, to_device
@@ -19,6 +20,7 @@ SMALLEST = 64  # slots
 LARGEST_RESERVE = 1024  # slots
 CHUNK = 512  # tokens
 FREE_TOKENS = (8, 256)  # of a forward on a CPU and on a GPU: so many cost hardly more than one
+MOST_RECORDED = (64, 4096)  # tokens of a forward that is recorded, and slots: it looks at all of them
 
 
 class LeanContext:
@@ -43,6 +45,7 @@ class LeanContext:
         self.storage = forward.new_slots(num_rows, 0)  # may have rows and slots to spare
         self.rotations = forward.rotations(0)
         self.positions = Positions(self.storage.device)
+        self.recordings = Recordings(forward.recorder) if forward.recorder else None
         # A shallow copy shares weights and hooks with the model, which itself stays as it is. It does not hold on to the context,
         # so that the slots are given back as soon as nobody needs them, and not at the next garbage collection.
         self.model: Any = copy.copy(model)
@@ -98,6 +101,10 @@ class LeanContext:
 
     def _read(self, input_ids: Tensor, *, counts: Sequence[int], wanted: Tensor | None, **_: Any) -> Reading:
         """The forward of the model; its cache is this context."""
+        if self.recordings and wanted is None and self._is_small(input_ids):
+            positions = self.positions.after(self.lengths, input_ids.shape[1]).expand(len(input_ids), -1)
+            step = fixed_step(self.forward, self.slots, self.rotations, self.taps)
+            return Reading(*self.recordings.run(step, input_ids, positions, (self.storage, self.rotations)))
         # Behind an empty context no mask is needed; a mask is as long as the text, so it is made for a chunk at a time.
         width = CHUNK if any(self.lengths) else input_ids.shape[1]
         parts = input_ids.split(width, 1) if width < input_ids.shape[1] else (input_ids,)
@@ -117,7 +124,6 @@ class LeanContext:
 
     def _block(self, width: int, counts: Sequence[int], skip: int = 0) -> Block:
         """The next `width` positions of every row, behind `skip` others; the first `counts[b]` of row b are text."""
-        device = self.storage.device
         num_rows, capacity = len(self.lengths), self.storage.shape[2]
         starts = [length + skip for length in self.lengths]
         positions = self.positions.after(starts, width)  # [B or 1, T]
@@ -125,11 +131,8 @@ class LeanContext:
         causal = width == span  # of all rows: the longest is empty
         mask = None
         if not causal and (width > 1 or len(positions) > 1):
-            hidden = torch.arange(span, device=device) > positions[:, None, :, None]  # [B or 1, 1, T, span]
-            mask = self.storage.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-        places = positions
-        if num_rows > 1:
-            places = positions + torch.arange(0, num_rows * capacity, capacity, device=device)[:, None]
+            mask = mask_of(positions, span, self.storage.dtype)
+        places = places_of(positions, num_rows, capacity)
         kept = self._without_padding(counts, width)
         if kept is not None:
             positions = positions.expand(num_rows, -1).flatten()[None, kept]
@@ -153,11 +156,48 @@ class LeanContext:
         places = [row * width + place for row, count in enumerate(counts) for place in range(min(count, width))]
         return to_device(torch.tensor(places, dtype=torch.long), device)
 
+    def _is_small(self, token_ids: Tensor) -> bool:
+        """Whether a forward is worth a recording."""
+        most_tokens, most_slots = MOST_RECORDED
+        return token_ids.numel() <= most_tokens and self.storage.shape[2] <= most_slots
+
     def _make_room(self, num_slots: int) -> None:
         if num_slots > self.storage.shape[2]:
             grown = max(SMALLEST, num_slots + min(num_slots, LARGEST_RESERVE))
             self.storage = functional.pad(self.storage, (0, 0, 0, 0, 0, grown - self.storage.shape[2]))
             self.rotations = self.forward.rotations(grown)
+
+
+def fixed_step(forward: LeanForward, slots: Tensor, rotations: Tensor, taps: tuple[int, ...]) -> Step:
+    """A forward over all slots, whatever the rows have read; what stands behind a row's text is masked, and must be finite."""
+
+    def step(token_ids: Tensor, positions: Tensor) -> Outputs:
+        num_rows, capacity = slots.shape[1:3]
+        block = Block(
+            positions=positions,
+            places=places_of(positions, num_rows, capacity).flatten(),
+            span=capacity,
+            mask=mask_of(positions, capacity, slots.dtype),
+            causal=False,
+            shape=(num_rows, token_ids.shape[1]),
+        )
+        states, features = forward.read(token_ids, block, slots, rotations, taps=taps)
+        return forward.logits(states), features
+
+    return step
+
+
+def mask_of(positions: Tensor, span: int, dtype: torch.dtype) -> Tensor:
+    """What tokens at `positions` `[B or 1, T]` do not see of `span` slots, to be added to scores: `[B or 1, 1, T, span]`."""
+    hidden = torch.arange(span, device=positions.device) > positions[:, None, :, None]
+    return torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(hidden, -torch.inf)
+
+
+def places_of(positions: Tensor, num_rows: int, capacity: int) -> Tensor:
+    """The slots of `positions` `[B or 1, T]`, counted through all rows: `[B, T]`."""
+    if num_rows == 1:
+        return positions
+    return positions + torch.arange(0, num_rows * capacity, capacity, device=positions.device)[:, None]
 
 
 def weakly(method: Callable[..., Reading]) -> Callable[..., Reading]:

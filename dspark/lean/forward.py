@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from dspark.grouped_attention import grouped_attention
 from dspark.lean.linear import Linear, joint_linear
 from dspark.lean.norm import Norm, rms_norm
+from dspark.lean.recording import Recorder
+from dspark.lean.rotation import Rotation, rotate, rotation_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class LeanForward:
         self.layers = [self._layer(each) for each in inner.layers]
         self.norm = self._norm(inner.norm.weight)
         self.head = joint_linear([head.weight.detach()])
+        self.recorder = Recorder() if self.embeddings.device.type == "cuda" else None
 
     def new_slots(self, num_rows: int, capacity: int) -> Tensor:
         """Empty keys and then values, `[layers, B, C, 2 H_kv, D]`; position n of a row is in slot n."""
@@ -86,11 +89,9 @@ class LeanForward:
         return self.embeddings.new_zeros(shape)
 
     def rotations(self, num_positions: int) -> Tensor:
-        """Cosines, and sines with the sign that the swapped halves need, `[N, 2, 1, D]`."""
+        """The rotation of all positions, `[N, 2, 1, D]`."""
         positions = torch.arange(num_positions, device=self.frequencies.device)
-        angles = positions[:, None].float() * self.frequencies  # [N, D / 2]
-        cos, sin = angles.cos(), angles.sin()
-        table = torch.stack([torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)], 1)
+        table = torch.stack(rotation_of(positions[:, None].float() * self.frequencies), 1)  # [N, 2, D]
         return table.to(self.embeddings.dtype).unsqueeze(2)
 
     def read(
@@ -115,14 +116,14 @@ class LeanForward:
             Outputs of the last layer, for `logits`, as the block packs them, and features `[B, T, F]` or None.
 
         """
-        cos, sin = rotations[block.positions].unbind(2)  # [B or 1, T, 1, D]
+        cos, sin = rotations[block.positions].unbind(2)  # [B or 1, T, 1, D] each
         keys, values = slots[:, :, : block.span].transpose(2, 3).chunk(2, 2)  # [layers, B, H_kv, span, D]
         seen = list(zip(keys.unbind(), values.unbind(), strict=True))
         written = slots.flatten(1, 2).unbind()  # per layer [B * C, 2 H_kv, D]
         states = functional.embedding(block.packed(token_ids), self.embeddings)  # [B, T, d]
         tapped = {-1: states}
         for index, layer in enumerate(self.layers):
-            states = self._through(layer, states, cos, sin, block, written[index], seen[index])
+            states = self._through(layer, states, (cos, sin), block, written[index], seen[index])
             if index in taps:
                 tapped[index] = states
         return states, block.spread(torch.cat([tapped[layer] for layer in taps], -1)) if taps else None
@@ -135,8 +136,7 @@ class LeanForward:
         self,
         layer: Layer,
         states: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        rotation: Rotation,
         block: Block,
         written: Tensor,
         seen: tuple[Tensor, Tensor],
@@ -148,8 +148,7 @@ class LeanForward:
         rotated = heads[:, :, :num_rotated]
         if layer.head_norm is not None:
             rotated = layer.head_norm(rotated)
-        swapped = rotated.roll(self.head_dim // 2, -1)
-        torch.addcmul(rotated * cos, swapped, sin, out=heads[:, :, :num_rotated])
+        rotate(rotated, rotation, out=heads[:, :, :num_rotated])
         written.index_copy_(0, block.places, heads[:, :, num_heads:].flatten(0, 1))
         queries = block.spread(heads[:, :, :num_heads]).transpose(1, 2)
         mixed = grouped_attention(queries, *seen, mask=block.mask, causal=block.causal)  # [B, H, T, D]

@@ -6,6 +6,7 @@ from collections.abc import Hashable
 import torch
 from transformers import PreTrainedModel
 
+from dspark.lean.agreement import agree
 from dspark.lean.context import LeanContext
 from dspark.lean.forward import LeanForward
 from dspark.lean.recognition import standard_weights
@@ -46,17 +47,10 @@ class LeanSource:
 
 @torch.inference_mode()
 def _agree(model: PreTrainedModel, forward: LeanForward) -> bool:
-    """Whether both forwards read a few tokens the same: within the root of the precision, relative to the largest logit.
-
-    Not a test of rounding; a formula that has changed is a difference of the order of the logits. Weights that give no finite
-    logits tell nothing.
-    """
+    """Whether both forwards read a few tokens the same; weights that give no finite logits tell nothing."""
     token_ids = torch.arange(6, device=model.device)[None] % int(model.config.vocab_size)  # [1, 6]
     theirs = (
         type(model).forward(model, input_ids=token_ids, use_cache=False).logits
     )  # past the hooks: this is no decoding
     ours = LeanContext(model, forward, 1, cache_keyword="cache").unhooked(token_ids).logits
-    precision = max(torch.finfo(theirs.dtype).eps, torch.finfo(torch.float32).eps)
-    finite = theirs.isfinite()
-    differences = (ours - theirs)[finite].abs()
-    return not bool(finite.any()) or bool(differences.max() <= precision**0.5 * theirs[finite].abs().max())
+    return agree(ours, theirs) or not bool(theirs.isfinite().any())

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dspark.grouped_attention import grouped_attention
+from dspark.lean.rotation import Rotation, rotate, rotation_of
 from dspark.networks.config import DrafterConfig
 
 KeysValues: TypeAlias = tuple[Tensor, Tensor]
 """Keys (rotated) and values, each `[B, H, L, D]`."""
-Rotation: TypeAlias = tuple[Tensor, Tensor]
-"""Cosines, and sines with the sign that swapped halves need, of positions times frequencies: `[B, 1, N, D]`, at least float32."""
 
 
 class RMSNorm(nn.Module):
@@ -65,12 +64,10 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def rotation(self, positions: Tensor) -> Rotation:
-        """The rotation of `positions` `[B, N]`."""
+        """The rotation of `positions` `[B, N]`: `[B, 1, N, D]`, at least float32."""
         dtype = torch.promote_types(self.k_proj.weight.dtype, torch.float32)
         frequencies = frequencies_of(self.theta, self.head_dim, positions.device, dtype)
-        angles = positions.to(dtype)[:, None, :, None] * frequencies
-        cos, sin = angles.cos(), angles.sin()
-        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+        return rotation_of(positions.to(dtype)[:, None, :, None] * frequencies)
 
     def forward(self, states: Tensor, rotation: Rotation) -> tuple[Tensor, KeysValues]:
         """Queries, keys and values of `[B, N, input]`."""
@@ -130,9 +127,3 @@ class BlockLayer(nn.Module):
 def frequencies_of(theta: float, head_dim: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Of the rotation, `[D / 2]`."""
     return theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=dtype) / head_dim)
-
-
-def rotate(states: Tensor, rotation: Rotation) -> Tensor:
-    """Rotary positions of `[B, H, N, D]`; halves are paired (i, i + D/2), as in Llama and Qwen3."""
-    cos, sin = (each.to(states.dtype) for each in rotation)
-    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, -1), sin)

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dspark.networks.attention import Attention, BlockLayer, KeysValues, RMSNorm, Rotation
+from dspark.lean.rotation import Rotation
+from dspark.networks.attention import Attention, BlockLayer, KeysValues, RMSNorm
 from dspark.networks.config import DrafterConfig
 from dspark.networks.heads import ConfidenceHead, State, sequential_head
 

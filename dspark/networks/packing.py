@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from dspark.lean.linear import Linear, joint_linear
 from dspark.lean.norm import Norm, rms_norm
-from dspark.networks.attention import Attention, GatedMLP, KeysValues, RMSNorm, Rotation, rotate
+from dspark.lean.rotation import Rotation, rotate
+from dspark.networks.attention import Attention, GatedMLP, KeysValues, RMSNorm
 
 
 def pack(network: nn.Module) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from verify.checks.acceptance import judge_record
+from verify.checks.accounting import judge_record
 from verify.checks.log_audit import Audit, Logged
 from verify.intake import Malformed, admit, admit_record
 from verify.judge import NotApplicable

@@ -2,13 +2,8 @@
 
 import pytest
 
-from verify.checks.acceptance import (
-    judge_acceptance_rate,
-    judge_all_accepted,
-    judge_record,
-    judge_roles,
-    judge_speculation,
-)
+from verify.checks.acceptance import judge_acceptance_rate, judge_all_accepted, judge_speculation
+from verify.checks.accounting import judge_record, judge_roles
 from verify.judge import Judge, check
 from verify.models.pairs import Relation, TableSpec
 from verify.results import Evidence

@@ -9,9 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from dspark.cli import main
-from dspark.cli.many import SAMPLING
 from dspark.loading import default_target_dir
-from dspark.request import SamplingParams
 from dspark.serving import Engine
 from verify.log.line import Line, Sampling
 
@@ -59,9 +57,11 @@ def test_answers_are_those_of_one_prompt_at_a_time(tmp_path: Path, capsys: pytes
         assert capsys.readouterr().out == f"{by_seed[3 + index]}\n"
 
 
-def test_all_settings_are_in_the_line() -> None:
+def test_all_settings_are_in_the_line(tmp_path: Path) -> None:
     """A setting that is not there would be taken for its default, by whoever reads the log."""
-    assert set(SAMPLING) == set(SamplingParams.__dataclass_fields__) - {"grammar"} == set(Sampling.model_fields)
+    assert run(tmp_path, prompts=PROMPTS[:1]) == 0
+    (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert set(line["sampling"]) == set(Sampling.model_fields)
 
 
 def test_one_that_fails_is_told_and_the_others_are_kept(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.verify.engines.asked import a_request
-from verify.checks.acceptance import judge_record
+from verify.checks.accounting import judge_record
 from verify.engines.vllm import engine as worker
 from verify.engines.vllm import rejection
 from verify.protocol import AcceptanceRecord, Capabilities, Generation, Request
