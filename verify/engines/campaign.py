@@ -191,8 +191,8 @@ def plan(
         groups.append(Group(name=name, requests=asked, concurrency=many))
     stopping = [
         make(p, stop_token_ids=frequent[:3] if claims.stop_tokens else (), max_new_tokens=1 + index % 24)
-        for make in (greedy, sampled)
-        for index, p in enumerate(prompts)
+        for make, often in ((greedy, 1), (sampled, repeats))
+        for index, p in enumerate([*prompts] * often)
     ]
     groups.append(Group(name="stopping", requests=stopping, concurrency=many))
     late = [
