@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import poisson
 
 from verify.intake import Malformed
 from verify.judge import ContractViolation
@@ -18,6 +19,9 @@ Result = TypeVar("Result")
 STATED = {LEAK: "draft_leak", "bonus_from_draft": "bonus_from_draft", "identical": "copied outcome"}
 # A slow step is asked on, while it has the time, until an error of this TV would be seen, and every mistake that makes as much.
 SOUGHT = 0.05
+UNITS = {"": "blocks", "rows": "pairs of rows", "calls": "pairs of calls", "places": "pairs of tokens of a block"}
+# Ids that come at most at this share of their law, which chance hardly explains, are lost.
+LOST, CHANCE = 0.25, 1e-4
 _LN10 = float(np.log(10))
 
 
@@ -72,7 +76,7 @@ def judge_block_law(
 
 def conclusion(bet: CountBet, experiment: Experiment, *, alpha: float) -> Finding:
     """The verdict on the counts of an experiment."""
-    unit = {"": "blocks", "rows": "pairs of rows", "calls": "pairs of calls"}[experiment.pairs]
+    unit = UNITS[experiment.pairs]
     name, visible = _certificate(bet)
     common: dict[str, Any] = {
         "evidence": Evidence.BETTING,
@@ -147,6 +151,8 @@ def _label(bet: CountBet, experiment: Experiment, table: int, outcome: int) -> s
 
 
 def _diagnosis(bet: CountBet, experiment: Experiment) -> str:
+    if experiment.pairs == "places":
+        return "tokens of one block share their coins: look at how uniforms are indexed by position (RNG)"
     if experiment.pairs:
         return "rows share their coins, or calls repeat them (RNG, BATCH)"
     if bet.impossible is not None:
@@ -154,11 +160,40 @@ def _diagnosis(bet: CountBet, experiment: Experiment) -> str:
     ranking = sorted(bet.posterior().items(), key=lambda item: -item[1])
     name, best = ranking[0]
     if name == LEARNED:
+        lost = _lost(bet, experiment)
+        if lost:
+            return lost
         rows = "; rows with other laws were beside it: look at the row index (BATCH)"
         return f"no catalogued mistake explains the counts{rows if len(experiment.settings) > 1 else ''}"
     odds = best / ranking[1][1] if ranking[1][1] > 0 else float("inf")
     shown = f"{odds:.1f}" if odds < 1e3 else f"{odds:.0e}"
     return f"{name} (odds {shown} against {ranking[1][0]}): {EXPLANATIONS[name]}"
+
+
+def _lost(bet: CountBet, experiment: Experiment) -> str:
+    """The class of tokens that is missing most, at any place of any block, if it is hardly ever emitted; "" otherwise."""
+    rows = experiment.settings[0].rows
+    least, told = CHANCE, ""
+    for index, (table, counts) in enumerate(zip(bet.tables, bet.counts, strict=True)):
+        width = experiment.lengths[index % len(experiment.lengths)] + 1
+        if experiment.joint or table.law.size != rows.num_classes**width:
+            return ""
+        shape = (rows.num_classes,) * width
+        for place in range(width):
+            others = tuple(axis for axis in range(width) if axis != place)
+            expected = table.law.reshape(shape).sum(others) * counts.sum()
+            seen = counts.reshape(shape).sum(others)
+            chances = poisson.cdf(seen, expected)
+            for each in np.flatnonzero(seen < LOST * expected):
+                ids = np.flatnonzero(rows.classes == each)
+                if chances[each] < least and ids[-1] - ids[0] == len(ids) - 1:
+                    named = f"token {ids[0]}" if len(ids) == 1 else f"tokens {ids[0]} to {ids[-1]}"
+                    least = float(chances[each])
+                    told = (
+                        f"{named} came {seen[each]} times where {expected[each]:.0f} were expected: look at the end of the "
+                        "vocabulary, at its last tile and at the width of ids (VOCAB)"
+                    )
+    return told
 
 
 def _picture(bet: CountBet) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import torch
 from verify.betting.evidence import Floats, Ints
 from verify.kernel.block import Block, Emission, Kernel, run_kernel
 from verify.kernel.counts import CountBet, Table
+from verify.kernel.pairing import Calls, of_rows, table_of
 from verify.kernel.rules import Rows, mistaken_laws, standard_law
 
 CALLS_BETWEEN_LOOKS = 4
@@ -22,7 +23,7 @@ FEWEST_OUTCOMES = 64
 FEW_ROWS = 64
 # A step too slow for its promise gets this many times the time of others.
 PATIENCE = 100
-Pairs = Literal["", "rows", "calls"]
+Pairs = Literal["", "rows", "calls", "places"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Experiment:
     """Calls of `num_rows` rows. Row b has setting b mod G and, beyond that, the lengths in turn.
 
     `joint` bets on (accepted, block), which only the standard rule must follow; else on the completed block. `pairs` bets on
-    two neighbouring rows together, or on one row in two calls: they must be independent. `one_hot` hands over no draft law.
+    two rows together, on one row in two calls, or on a block's tokens at its first place and at place g + 1 (g: the row's setting):
+    they must be independent. `one_hot` hands over no draft law.
     """
 
     settings: tuple[Setting, ...]
@@ -87,7 +89,10 @@ class Experiment:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """One table a setting and length; one of pairs of outcomes where pairs are judged."""
+        """One table a setting and length; of pairs of outcomes where pairs are judged."""
+        if self.pairs == "places":
+            laws = [[each.rows.binned(law) for law in each.rows.target] for each in self.settings]
+            return [table_of(own[0], own[1 + g]) for g, own in enumerate(laws)]
         tables = []
         for setting in self.settings:
             for length in self.lengths:
@@ -98,8 +103,7 @@ class Experiment:
         if not self.pairs:
             return tables
         (single,) = tables
-        identical = np.diag(single.law).reshape(-1)
-        return [Table(law=np.multiply.outer(single.law, single.law).reshape(-1), mistakes={"identical": identical})]
+        return [table_of(single.law, single.law)]
 
     def draw(self) -> Block:
         """The next block: fresh drafts, in memory of their own."""
@@ -109,12 +113,17 @@ class Experiment:
         fresh.draft_token_ids.copy_(torch.from_numpy(tokens))
         return fresh
 
-    def outcomes(self, emission: Emission) -> Ints:
-        """Number of each row's outcome in its table, `[B]`; what the step did not emit is drawn from the target."""
-        completed = self._tokens([each.rows.target for each in self.settings])  # [B, K + 1]
+    def classes(self, emission: Emission) -> Ints:
+        """The class of every token, `[B, K + 1]`; what the step did not emit is drawn from the target."""
+        completed = self._tokens([each.rows.target for each in self.settings])
         emitted = emission.token_ids >= 0
         completed[emitted] = emission.token_ids[emitted]
-        classes = self.settings[0].rows.classes[completed]
+        classes: Ints = self.settings[0].rows.classes[completed]
+        return classes
+
+    def outcomes(self, emission: Emission) -> Ints:
+        """Number of each row's outcome in its table, `[B]`."""
+        classes = self.classes(emission)
         num_classes = self.settings[0].rows.num_classes
         codes = emission.num_accepted.copy() if self.joint else np.zeros(self.num_rows, dtype=np.int64)
         for position in range(self.width + 1):
@@ -153,39 +162,40 @@ class Experiment:
         bet = CountBet(self.tables, alpha=alpha)
         start = time.monotonic()
         end, last = start + seconds, start + PATIENCE * seconds
-        before: Ints | None = None
+        calls = Calls(self.random)
         while not bet.rejected and bet.num_outcomes < num_outcomes:
             now = time.monotonic()
             if now >= last or (now >= end and bet.num_outcomes >= FEWEST_OUTCOMES and enough(bet)):
                 break
             counts = [np.zeros(table.law.size, dtype=np.int64) for table in self.tables]
             for _ in range(CALLS_BETWEEN_LOOKS):
-                codes = self.outcomes(run_kernel(kernel, self.draw()))
-                self._count(codes, before, counts)
-                before = codes if before is None else None
+                self._count(run_kernel(kernel, self.draw()), calls, counts)
                 if time.monotonic() >= end:
                     break
             bet.update(counts)
             progress(bet.num_outcomes)
         return bet
 
-    def _count(self, codes: Ints, before: Ints | None, counts: Sequence[Ints]) -> None:
-        """Add one call's outcomes; `before` are those of the call that it is paired with."""
+    def _count(self, emission: Emission, calls: Calls, counts: Sequence[Ints]) -> None:
+        """Add one call's outcomes; `calls` pairs them with those of another."""
+        if self.pairs == "places":
+            classes, size = self.classes(emission), self.settings[0].rows.num_classes
+            for g, mine in enumerate(counts):
+                own = classes[self.row_settings == g]
+                mine += np.bincount(own[:, 0] * size + own[:, 1 + g], minlength=size**2)
+            return
+        codes = self.outcomes(emission)
         if self.pairs:
-            size = self._table_size
-            first, second = (codes[:-1:2], codes[1::2]) if self.pairs == "rows" else (before, codes)
-            if first is not None:
-                counts[0][:] += np.bincount(first * size + second, minlength=size**2)
+            pair = of_rows(codes, self.random) if self.pairs == "rows" else calls.take(codes)
+            if pair is not None:
+                size = math.isqrt(counts[0].size)
+                counts[0][:] += np.bincount(pair[0] * size + pair[1], minlength=size**2)
             return
         for g in range(len(self.settings)):
             for position, length in enumerate(self.lengths):
                 index = g * len(self.lengths) + position
                 chosen = codes[(self.row_settings == g) & (self.row_lengths == length)]
                 counts[index][:] += np.bincount(chosen, minlength=counts[index].size)
-
-    @cached_property
-    def _table_size(self) -> int:
-        return math.isqrt(self.tables[0].law.size)
 
     def _outcomes(self, law: Floats) -> Floats:
         return law.reshape(-1) if self.joint else law.sum(0).reshape(-1)

@@ -92,6 +92,46 @@ def rows_of(
     return Rows(target=target, draft=draft, classes=classes, num_classes=num_classes)
 
 
+def by_ranges(*, vocab_size: int, seed: int) -> Rows:
+    """Ranges of ids with the same share of the target each, however few ids they hold: one that is never drawn shows.
+
+    They end where kernels err: at the last whole tile of 128 and of 1,024, at half of the vocabulary, where an id needs its
+    16th, 17th or 18th bit, and around the first and the last id. The draft prefers every second range, and other ids in each.
+    """
+    ends = {
+        1,
+        vocab_size // 2,
+        vocab_size - 1,
+        *(vocab_size - vocab_size % tile for tile in (128, 1024)),
+        *(2**15, 2**16, 2**17),
+    }
+    bounds = sorted({0, vocab_size} | {end for end in ends if 0 < end < vocab_size})
+    classes = np.searchsorted(bounds, np.arange(vocab_size), side="right") - 1
+    random = np.random.default_rng(seed)
+    shares = np.full(len(bounds) - 1, 1 / (len(bounds) - 1))
+
+    def with_shares(weights: Floats, wanted: Floats) -> Floats:
+        law: Floats = weights * (wanted / np.bincount(classes, weights))[classes]
+        law /= law.sum()
+        return law
+
+    target = [with_shares(np.exp(random.normal(size=vocab_size)), shares) for _ in range(2)]
+    preferred = np.where(np.arange(len(shares)) % 2, 1.6, 0.4)
+    draft = with_shares(target[0] * np.exp(1.5 * random.normal(size=vocab_size)), shares * preferred)
+    return Rows(target=np.stack(target), draft=draft[None], classes=classes, num_classes=len(shares))
+
+
+def contested(num_drafts: int, place: int) -> Rows:
+    """Two tokens; the first draft and that at `place` are rejected where their coins are high, all others are certain.
+
+    If both are decided by one coin, the second token follows the first.
+    """
+    target = np.full((num_drafts + 1, 2), 0.5)
+    draft = target[:-1].copy()
+    target[[0, place]], draft[[0, place]] = (0.3, 0.7), (0.7, 0.3)
+    return Rows(target=target, draft=draft, classes=np.arange(2), num_classes=2)
+
+
 def half_left() -> Rows:
     """A first draft that leaves half of the block, and a residual after it that depends on how much is left.
 

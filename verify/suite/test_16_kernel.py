@@ -20,7 +20,7 @@ from verify.kernel.block import Kernel
 from verify.kernel.experiment import Experiment, Pairs, Setting
 from verify.kernel.probe import DTYPES, accepts_dtype, preferred_dtype
 from verify.kernel.rules import Rows
-from verify.kernel.zoo import half_left, on_grid, one_hot, rows_of
+from verify.kernel.zoo import by_ranges, contested, half_left, on_grid, one_hot, rows_of
 from verify.results import Evidence, Finding
 from verify.suite.support import scaled
 
@@ -37,25 +37,37 @@ CASES = {
     "denormal": rows_of("denormal", vocab_size=4, num_drafts=2, seed=1609),
 }
 VOCABULARIES = (2, 16, 513, 4_096, 32_000, 151_936)
+LONG_BLOCKS = (9, 17, 32)
 BATCH_SIZES = (1, 2, 3, 7, 33)
 CORRUPT = {"nan": np.nan, "inf": np.inf, "negative": -0.5}
 ROWS = 4_096
 MOST_ELEMENTS = 2**20  # of target_probs in one call
 
 
-def conclude(judge: Judge, experiment: Experiment, *, may_refuse: bool = False, share: float = 1.0) -> Finding:
-    """Judge an experiment at a share of the check's false-alarm probability."""
-    finding = judge_block_law(
+def judged(judge: Judge, experiment: Experiment, *, may_refuse: bool = False) -> Finding:
+    """Judge an experiment; with `may_refuse` a step that raises has given an answer."""
+    return judge_block_law(
         judge.shared[KERNEL],
         experiment,
-        alpha=judge.alpha * share,
+        alpha=judge.alpha,
         num_outcomes=scaled(judge, 1_000_000),
         seconds=scaled(judge, 4),
         progress=judge.progress,
         may_refuse=may_refuse,
     )
+
+
+def conclude(judge: Judge, experiment: Experiment, *, may_refuse: bool = False) -> None:
+    """Judge an experiment; that is the check's verdict."""
+    judge.conclude(judged(judge, experiment, may_refuse=may_refuse))
+
+
+def conclude_unless_refused(judge: Judge, experiment: Experiment, *, what: str) -> None:
+    """The same, but a step that raises on `what` is not verified there."""
+    finding = judged(judge, experiment, may_refuse=True)
+    if finding.unit == "refusals":
+        raise NotApplicable(f"{what} is {finding.reason}")
     judge.conclude(finding)
-    return finding
 
 
 def experiment(
@@ -116,6 +128,14 @@ def test_vocabularies(judge: Judge, vocab_size: int) -> None:
     conclude(judge, experiment(judge, rows, num_rows=num_rows, ragged=False))
 
 
+@check(chapter=16, property="law of blocks by range of ids", evidence=Evidence.BETTING)
+@pytest.mark.parametrize("vocab_size", VOCABULARIES[2:])
+def test_ranges_of_ids(judge: Judge, vocab_size: int) -> None:
+    """The last tiles of a vocabulary, ids that need another bit, the first and the last: none is lost, drafted or not."""
+    num_rows = max(4, min(ROWS, MOST_ELEMENTS // (2 * vocab_size)))
+    conclude(judge, experiment(judge, by_ranges(vocab_size=vocab_size, seed=1613), num_rows=num_rows))
+
+
 @check(chapter=16, property="law of blocks by dtype", evidence=Evidence.BETTING)
 @pytest.mark.parametrize("name", DTYPES)
 def test_dtypes(judge: Judge, name: str) -> None:
@@ -131,19 +151,7 @@ def test_without_draft_probs(judge: Judge) -> None:
     """`draft_probs` None: the draft is certain, as from prompt lookup; a step that raises on it is not verified."""
     rows = CASES["close"]
     certain = replace(rows, draft=np.stack([one_hot(k % 3, 3) for k in range(rows.num_drafts)]))
-    asked = experiment(judge, certain, one_hot_drafts=True)
-    finding = judge_block_law(
-        judge.shared[KERNEL],
-        asked,
-        alpha=judge.alpha,
-        num_outcomes=scaled(judge, 1_000_000),
-        seconds=scaled(judge, 4),
-        progress=judge.progress,
-        may_refuse=True,
-    )
-    if finding.unit == "refusals":
-        raise NotApplicable(f"draft_probs None is {finding.reason}")
-    judge.conclude(finding)
+    conclude_unless_refused(judge, experiment(judge, certain, one_hot_drafts=True), what="draft_probs None")
 
 
 @check(chapter=16, property="corrupt draft law", evidence=Evidence.BETTING)
@@ -199,9 +207,18 @@ def test_batch_sizes(judge: Judge, num_rows: int) -> None:
 @check(chapter=16, property="rows and calls are independent", evidence=Evidence.BETTING)
 @pytest.mark.parametrize("pairs", ["rows", "calls"])
 def test_independence(judge: Judge, pairs: Pairs) -> None:
-    """Neighbouring rows, and one row in two calls: their outcomes together follow the product of their laws."""
+    """Two rows, near and far, and one row in two calls: their outcomes together follow the product of their laws."""
     rows = rows_of("opposed", vocab_size=2, num_drafts=2, seed=1640)
     conclude(judge, experiment(judge, rows, num_rows=1_024, ragged=False, pairs=pairs))
+
+
+@check(chapter=16, property="tokens of a block are independent", evidence=Evidence.BETTING)
+@pytest.mark.parametrize("num_drafts", LONG_BLOCKS)
+def test_long_blocks(judge: Judge, num_drafts: int) -> None:
+    """The first draft's coin decides about no other, however long the block; a step may refuse the length."""
+    rows = [contested(num_drafts, place) for place in range(1, num_drafts)]
+    asked = experiment(judge, *rows, num_rows=1_024, ragged=False, pairs="places")
+    conclude_unless_refused(judge, asked, what=f"a block of {num_drafts} drafts")
 
 
 @check(chapter=16, property="one-hot rows", evidence=Evidence.GREEDY)

@@ -125,6 +125,7 @@ class Planted:
 
     def __init__(self, bug: str = "") -> None:
         self.bug = bug
+        self.num_calls = 0
 
     def __call__(
         self, draft_token_ids: Tensor, draft_probs: Tensor | None, target_probs: Tensor, draft_lengths: Tensor
@@ -144,6 +145,16 @@ class Planted:
         coins = torch.rand(shape.get(bug, (num_rows, width)), dtype=torch.float64)
         if bug == "reseeded":
             coins = torch.rand(num_rows, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        self.num_calls += 1
+        if bug == "every second call reseeded":
+            seeded = torch.Generator().manual_seed((self.num_calls + 1) // 2)
+            coins = torch.rand(num_rows, width, dtype=torch.float64, generator=seeded)
+        if bug == "coins of half the batch":
+            coins[num_rows // 2 : num_rows // 2 * 2] = coins[: num_rows // 2].clone()
+        if bug == "coins of every second neighbour":
+            coins[2::2] = coins[1:-1:2].clone()
+        if bug == "coins of eight places":
+            coins = coins[:, torch.arange(width) % 8]
         stands = coins <= ratio if bug == "ACC-3 <=" else coins < ratio
         if bug == "ACC-14 no coin":
             stands = ratio >= 1
@@ -165,6 +176,8 @@ class Planted:
         if bug != "epsilon in the ratio":
             recovered = torch.where(recovered.sum(1, keepdim=True) > 0, recovered, final)
         final = torch.where(bonus[:, None], final, recovered)
+        if bug == "last tile lost":
+            final = torch.where(torch.arange(final.shape[1]) < final.shape[1] // 1024 * 1024, final, 0.0)
         ends = (final / final.sum(1, keepdim=True)).cumsum(1)
         uniform = torch.rand(num_rows, 1, dtype=torch.float64)
         drawn = (ends < uniform if bug == "first entry of the cumulative law" else ends <= uniform).sum(1)

@@ -16,8 +16,9 @@ from verify.kernel import experiment as experiments
 from verify.kernel.block import run_kernel
 from verify.kernel.counts import CountBet, Table
 from verify.kernel.experiment import FEW_ROWS, FEWEST_OUTCOMES, PATIENCE, Experiment, Pairs, Setting
+from verify.kernel.pairing import Calls, of_rows
 from verify.kernel.rules import EXPLANATIONS, Rows, mistaken_laws, standard_law
-from verify.kernel.zoo import half_left, one_hot, rows_of
+from verify.kernel.zoo import by_ranges, contested, half_left, one_hot, rows_of
 from verify.results import Finding, Verdict
 
 ALPHA = 1e-8
@@ -97,13 +98,77 @@ def test_mixed_rows_are_seen() -> None:
     assert alike.verdict is Verdict.PASS  # rows with one law cannot show it
 
 
-@pytest.mark.parametrize(("pairs", "bug"), [("rows", "one coin for the batch"), ("calls", "reseeded")])
+@pytest.mark.parametrize(
+    ("pairs", "bug"),
+    [
+        ("rows", "one coin for the batch"),
+        ("rows", "coins of half the batch"),
+        ("rows", "coins of every second neighbour"),
+        ("calls", "reseeded"),
+        ("calls", "every second call reseeded"),
+    ],
+)
 def test_shared_randomness_is_seen(pairs: Pairs, bug: str) -> None:
     rows = rows_of("opposed", vocab_size=2, num_drafts=2, seed=5)
     assert judged(kernels.reference, experiment(rows, pairs=pairs)).verdict is Verdict.PASS
-    finding = judged(kernels.planted(bug), experiment(rows, pairs=pairs))
+    finding = judged(kernels.planted(bug), experiment(rows, pairs=pairs), num_outcomes=400_000)
     assert finding.verdict is Verdict.FAIL
     assert "coins" in finding.diagnosis
+
+
+@pytest.mark.parametrize("num_drafts", [9, 32])
+def test_coins_that_return_in_long_blocks_are_seen(num_drafts: int) -> None:
+    asked = experiment(*(contested(num_drafts, place) for place in range(1, num_drafts)), pairs="places")
+    assert judged(kernels.reference, asked).verdict is Verdict.PASS
+    finding = judged(kernels.planted("coins of eight places"), asked)
+    assert finding.verdict is Verdict.FAIL
+    assert "indexed by position" in finding.diagnosis
+
+
+@pytest.mark.parametrize("vocab_size", [513, 4_099, 32_000])
+def test_a_lost_range_of_ids_is_seen_and_named(vocab_size: int) -> None:
+    asked = experiment(by_ranges(vocab_size=vocab_size, seed=12), num_rows=32)
+    passed = judged(kernels.reference, asked, num_outcomes=3_000)
+    assert passed.verdict is Verdict.PASS
+    assert passed.smallest_visible is not None
+    finding = judged(kernels.planted("last tile lost"), asked, num_outcomes=3_000)
+    assert finding.verdict is Verdict.FAIL
+    if vocab_size > 1024:
+        assert (
+            f"tokens {vocab_size // 1024 * 1024} to" in finding.diagnosis
+            or f"token {vocab_size - 1} " in finding.diagnosis
+        )
+
+
+def test_ranges_have_equal_shares_and_end_where_kernels_err() -> None:
+    rows = by_ranges(vocab_size=151_936, seed=13)
+    ends = set(np.flatnonzero(np.diff(rows.classes)) + 1)
+    assert ends == {1, 2**15, 2**16, 75_968, 2**17, 151_552, 151_935}
+    for law in rows.target:
+        assert np.allclose(rows.binned(law), 1 / rows.num_classes)
+    assert by_ranges(vocab_size=2, seed=13).num_classes == 2
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 7, 64, 1000])
+def test_no_row_is_in_two_pairs(num_rows: int) -> None:
+    random, distances = np.random.default_rng(14), set()
+    for _ in range(200):
+        first, second = of_rows(np.arange(num_rows), random)
+        assert len({*first, *second}) == 2 * len(first) > 0
+        distances |= set(second - first)
+    assert distances == {2**each for each in range(10) if 2 ** (each + 1) <= num_rows}
+
+
+def test_calls_are_paired_at_both_parities_and_two_lags() -> None:
+    calls, seen, used = Calls(np.random.default_rng(15)), set(), []
+    for number in range(400):
+        pair = calls.take(np.array([number]))
+        if pair is not None:
+            begin, end = (int(each[0]) for each in pair)
+            used += [begin, end]
+            seen.add((begin % 2, end - begin))
+    assert seen == {(0, 1), (1, 1), (0, 2), (1, 2)}
+    assert len(set(used)) == len(used) > 200
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.5])
