@@ -78,6 +78,9 @@ EXACT_MORE_ROUNDS = (
     case("peaked draft", relation=Relation.PEAKED, seed=4),
     case("prompt of one token", prompts=((2,),), seed=7),
     case("four new tokens", vocab_size=2, max_new_tokens=4, seed=8),
+    # For decoders whose first token comes from prefill: blocks of two drafts, recovered tokens with a choice, three rounds.
+    case("four new tokens of three", max_new_tokens=4, seed=86),
+    case("five new tokens", vocab_size=2, num_draft_tokens=1, max_new_tokens=5, seed=65),
 )
 
 _ORDERED: dict[str, Any] = {"vocab_size": 4, "num_draft_tokens": 1}
@@ -104,8 +107,12 @@ EXACT_PROCESSORS = (
 )
 EXACT_MORE_PROCESSORS = (
     case("temperature 1.7", temperature=1.7, seed=10),
+    case("temperature 0.2", temperature=0.2, seed=66),
+    case("top_p 0.8, a draft sure of one token", relation=Relation.PEAKED, top_p=0.8, seed=67),
     case("temperature and top_k", temperature=0.6, top_k=2, seed=14),
-    case("frequency penalty", frequency_penalty=0.9, seed=17),
+    case(
+        "frequency penalty", vocab_size=2, max_new_tokens=4, frequency_penalty=0.9, seed=17
+    ),  # a token twice in a block
     case("logit bias", logit_bias={0: 1.5, 2: -1.0}, seed=18),
     case("forbidden token", forbidden_token_ids=(1,), seed=19),
 )

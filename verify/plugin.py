@@ -42,8 +42,9 @@ CATEGORIES: dict[str, tuple[str, str, tuple[str, dict[str, bool]]]] = {
 
 
 def activate(config: pytest.Config) -> None:
-    """Say that this session judges a decoder, whatever it collects."""
+    """Say that this session judges a decoder, whatever it collects; what the decoder warns of is no verdict on it."""
     config.stash[ACTIVE] = True
+    config.addinivalue_line("filterwarnings", "default")
 
 
 def check_of(item: pytest.Item) -> Check | None:
@@ -105,6 +106,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     checks = [(item, check) for item in dict.fromkeys([*seen, *items]) if (check := check_of(item))]
     if not checks and not config.stash.get(ACTIVE, False):
         return
+    if not config.stash.get(ACTIVE, False):
+        activate(config)
     run = _start(config)
     others = [item for item in items if (check := check_of(item)) and not run.executes(check)]
     if others:

@@ -30,6 +30,12 @@ def coin_of_zero(*, accept_uniforms: Tensor, **keywords: Any) -> Verification:
     return verify_block(accept_uniforms=torch.zeros_like(accept_uniforms), **keywords)
 
 
+def certain_drafts_accepted(*, draft_probs: Tensor, accept_uniforms: Tensor, **keywords: Any) -> Verification:
+    """A draft that its law was sure of is taken for greedy, and accepted without a coin."""
+    sure = draft_probs.amax(-1) == 1  # [B, K]
+    return verify_block(draft_probs=draft_probs, accept_uniforms=accept_uniforms.masked_fill(sure, 0.0), **keywords)
+
+
 def trust_everything(draft_token_ids: Tensor, draft_probs: Tensor) -> Tensor:
     """No guard against NaN or infinity in draft_probs."""
     return torch.ones(draft_probs.shape[:2], dtype=torch.bool)
@@ -130,6 +136,16 @@ MUTANTS = (
         patches={"dspark.decoder.verify_block": coin_of_zero},
         check=EXACT,
         properties=LAW,
+        diagnosis=TOO_MUCH,
+    ),
+    Mutant(
+        id="ACC-a",
+        family="ACC",
+        source="derived",
+        mechanism="a draft law of one token, as truncation leaves it, is taken for a greedy draft and accepted without a coin",
+        patches={"dspark.decoder.verify_block": certain_drafts_accepted},
+        check="test_02_exact_law.py::test_more_processors[top_p 0.8, a draft sure of one token]",
+        properties=("exact law of processors", "exact law of generated cases", "sampled law of processors"),
         diagnosis=TOO_MUCH,
     ),
     Mutant(

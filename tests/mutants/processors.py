@@ -151,6 +151,11 @@ def history_of_the_last_128(self: Processors, token_ids: Sequence[Sequence[int]]
     )
 
 
+def once_in_a_block(self: Processors, draft_token_ids: Tensor, start: int, num_rows: int) -> Tensor:
+    """A token that a block holds twice is counted once, as in a set."""
+    return draft_counts(self, draft_token_ids, start, num_rows).clamp(max=1)
+
+
 def logp(row: str, source: str, mechanism: str, patches: dict[str, Any], *diagnosis: str, **fields: Any) -> Mutant:
     """A bug of the processors; patches are of methods of `Processors` unless they say otherwise."""
     full = {name if "." in name else f"dspark.sampling.Processors.{name}": value for name, value in patches.items()}
@@ -162,6 +167,13 @@ PENALTY = "test_02_exact_law.py::test_processors[repetition penalty]"
 BIAS = "test_02_exact_law.py::test_more_processors[logit bias]"
 MIXED = "test_07_batches.py::test_mixed_processors"
 MUTANTS = (
+    logp(
+        "LOGP-g",
+        "derived",
+        "the drafts of a block are a set: a frequency penalty counts one that stands there twice once",
+        {"_draft_counts": once_in_a_block},
+        check="test_02_exact_law.py::test_more_processors[frequency penalty]",
+    ),
     logp(
         "LOGP-2",
         "https://github.com/sgl-project/sglang/issues/28180",

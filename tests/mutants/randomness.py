@@ -148,6 +148,11 @@ def global_generator(law: Tensor, uniform: Tensor) -> Tensor:
     return draw(law, torch.rand(uniform.shape, dtype=torch.float64, device=uniform.device))
 
 
+def low_bits(seed: int | None) -> torch.Generator:
+    """The seed is kept in 16 bits."""
+    return uniform_source(seed if seed is None else seed % 2**16)
+
+
 def rng(row: str, source: str, mechanism: str, patch: str, value: Any, check: str, **fields: Any) -> Mutant:
     """A bug of randomness; `also` holds further patches."""
     patches = {f"dspark.{name}": each for name, each in {patch: value, **fields.pop("also", {})}.items()}
@@ -276,6 +281,15 @@ MUTANTS = (
         global_generator,
         "test_08_randomness.py::test_seed_reproduces",
         **REPRODUCES,
+    ),
+    rng(
+        "RNG-13",
+        "derived",
+        "of a request's seed 16 bits are used: seeds that differ above them are one stream",
+        SOURCE,
+        low_bits,
+        "test_08_randomness.py::test_seeds_differ[65536]",
+        properties=("streams differ",),
     ),
     rng(
         "RNG-12",

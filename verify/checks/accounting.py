@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from verify.coverage import HOW_TO_BE_SEEN, rounds_told
+from verify.models.observer import Round
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import Observed, describe
 
@@ -10,13 +11,13 @@ from verify.subject import Observed, describe
 def judge_record(answers: Sequence[Observed]) -> Finding:
     """A reported record agrees with the output and with the rounds seen from the target.
 
-    Every round emits its accepted tokens and one more, except that a limit or a stop token may cut the last round. The first
-    token of an engine comes from prefill, which verifies nothing and which most engines do not count.
+    Every round emits its accepted tokens and one more, except that a limit or a stop token may cut the last round. Where the
+    first token comes from prefill, which verifies nothing, it may be left out: most engines do not count it.
     """
     checked = 0
     for each in answers:
         record, tokens = each.generation.record, len(each.generation.token_ids)
-        from_prefill = int(each.rounds is None)  # rounds that are only told may leave out the first token
+        from_prefill = int(each.rounds is None or begins_plainly(each.rounds))
         problem = ""
         if record is None:
             problem = "record is claimed but absent"
@@ -25,7 +26,7 @@ def judge_record(answers: Sequence[Observed]) -> Finding:
                 f"{record.num_spec_steps} rounds with {record.num_accepted_draft_tokens} accepted tokens cannot emit {tokens}: "
                 "each round emits its accepted tokens and one more (the last round may lack that one)"
             )
-        elif each.rounds is not None and len(each.rounds) != record.num_spec_steps:
+        elif each.rounds is not None and not 0 <= len(each.rounds) - record.num_spec_steps <= from_prefill:
             problem = f"num_spec_steps is {record.num_spec_steps} but the target verified {len(each.rounds)} blocks"
         elif each.rounds is not None and sum(r.num_draft_tokens for r in each.rounds) != record.num_draft_tokens:
             drafted = sum(r.num_draft_tokens for r in each.rounds)
@@ -50,6 +51,11 @@ def judge_record(answers: Sequence[Observed]) -> Finding:
         smallest_visible=1.0,
         smallest_visible_unit="miscounted token or round",
     )
+
+
+def begins_plainly(rounds: Sequence[Round]) -> bool:
+    """Whether the first token came from a forward that verified nothing."""
+    return bool(rounds) and not rounds[0].output_offset and not rounds[0].num_draft_tokens
 
 
 def judge_roles(answers: Sequence[Observed]) -> Finding:

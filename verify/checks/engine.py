@@ -14,7 +14,9 @@ from verify.checks.seeded_pairs import SeededPair, judge_seeded_pairs
 from verify.engines.campaign import Answers
 from verify.greedy.noise import NoiseFloor
 from verify.judge import NotApplicable
+from verify.protocol import Generation
 from verify.results import Evidence, Finding, Verdict
+from verify.subject import describe
 
 SHOWN = 5
 # Without speculation, an engine whose log-probabilities are further from the target's than this runs another model.
@@ -59,10 +61,50 @@ def judge_speculates(answers: Sequence[Answers]) -> Finding:
     for each in answers:
         for index, generation in each.generations.items():
             kind = "greedy" if each.group.requests[index].sampling.greedy else "sampled"
-            record = generation.record
-            counts = None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
-            signs.setdefault(kind, []).append(drafts_of(counts, generation.roles))
+            signs.setdefault(kind, []).append(drafts_of(drafted_and_accepted(generation), generation.roles))
     return speculation_shown(signs)
+
+
+def judge_control(answers: Sequence[Answers]) -> Finding:
+    """Answers to requests without speculation report no drafts."""
+    told = [
+        (each.group.name, each.group.requests[index], drafts_of(counts, generation.roles))
+        for each in answers
+        for index, generation in each.generations.items()
+        if (counts := drafted_and_accepted(generation)) is not None or generation.roles is not None
+    ]
+    if not told:
+        raise NotApplicable("no answer without speculation tells how many drafts it took")
+    drafted = [
+        (name, request, accepted + rejected) for name, request, (accepted, rejected) in told if accepted + rejected
+    ]
+    if drafted:
+        name, request, count = drafted[0]
+        return Finding(
+            verdict=Verdict.FAIL,
+            evidence=Evidence.CONTRACT,
+            reason=f"{len(drafted)} of {len(told)} answers without speculation report drafts, "
+            f"{count} of them the first, in {name!r}",
+            observations=len(told),
+            unit="answers",
+            diagnosis="the engine speculates although it is asked not to (`speculative` False): nothing of this run is a control",
+            details={"request": describe(request)},
+        )
+    return Finding(
+        verdict=Verdict.PASS,
+        evidence=Evidence.CONTRACT,
+        reason=f"{len(told)} answers without speculation report no draft",
+        observations=len(told),
+        unit="answers",
+        smallest_visible=1.0,
+        smallest_visible_unit="draft",
+    )
+
+
+def drafted_and_accepted(generation: Generation) -> tuple[int, int] | None:
+    """By the generation's record; None where it has none."""
+    record = generation.record
+    return None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
 
 
 def judge_same_outputs(first: Answers, second: Answers, *, audit: Audit, claim: str, diagnosis: str) -> Finding:

@@ -70,7 +70,8 @@ def judge_exact_law(subject: Subject, case: Case, *, max_paths: int = EXACT_PATH
     if found.refused:
         return Finding(
             verdict=Verdict.NOT_APPLICABLE,
-            reason=f"the decoder draws with {found.refused}, which the exact law does not model",
+            reason=f"the decoder draws with {found.refused}, which the exact law does not model; "
+            "leave random values in tensors or take them out with .item()",
             **common,
         )
     less = shorter(case)

@@ -121,8 +121,8 @@ def judge_reproduced(audit: Audit) -> Finding:
         noun="repeated requests",
         unit="repeated requests",
         same=f"{len(pairs)} requests repeated with their seeds gave the same outputs",
-        diagnosis="the request's seed is not the only source of its randomness (RNG); leave `seed` out where "
-        "the engine does not promise reproduction",
+        diagnosis="the request's seed is not the only source of its randomness (RNG); where the engine does not promise "
+        "reproduction, leave `seed` out of the log, or do not claim `seeds`",
     )
 
 

@@ -39,8 +39,8 @@ class Experiment:
     """Calls of `num_rows` rows. Row b has setting b mod G and, beyond that, the lengths in turn.
 
     `joint` bets on (accepted, block), which only the standard rule must follow; else on the completed block. `pairs` bets on
-    two rows together, on one row in two calls, or on a block's tokens at its first place and at place g + 1 (g: the row's setting):
-    they must be independent. `one_hot` hands over no draft law.
+    two rows together, on one row in two calls, or on a block's tokens at its first place and at place g + 1 (g: the setting of
+    its row): they must be independent. `one_hot` hands over no draft law.
     """
 
     settings: tuple[Setting, ...]

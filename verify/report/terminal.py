@@ -130,13 +130,15 @@ def summary(
 
 
 def _table(results: Results) -> Table:
-    """A row per property; what does not apply is counted below, and listed in the report."""
+    """A row per property; what does not apply is counted below, and listed in the report, but for laws that were not judged."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("property", no_wrap=True)
     for name in ("verdicts", "evidence", "smallest visible error"):
         table.add_column(name, overflow="fold")
     table.add_column("seconds", justify="right")
-    judged = [each for each in results.checks if each.verdict is not Verdict.NOT_APPLICABLE]
+    judged = [
+        each for each in results.checks if each.verdict is not Verdict.NOT_APPLICABLE or each.details.unit == "paths"
+    ]
     for number_, of_chapter in groupby(judged, key=lambda each: each.chapter):
         table.add_row(f"[bold]{number_}. {escape(chapter_title(number_))}[/]")
         by_property: dict[str, list[CheckResult]] = {}

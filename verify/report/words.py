@@ -1,6 +1,7 @@
 """The words that reports use for chapters, verdicts, evidence and exit codes: one place, so that all reports agree."""
 
 import re
+from collections import Counter
 
 from verify.report.schema import Results, RunVerdict
 from verify.results import Evidence, Verdict
@@ -70,7 +71,7 @@ def chapter_title(number: int) -> str:
 
 
 def headline(results: Results) -> str:
-    """One sentence on what the run's verdict means, with its false-alarm probability."""
+    """What the run's verdict means, with its false-alarm probability; and where no exact law could be taken."""
     chance = f"{results.false_alarm:g}"
     waived = len(results.waived)
     apart = f"Apart from {waived} waived {'failure' if waived == 1 else 'failures'}, no" if waived else "No"
@@ -92,7 +93,20 @@ def headline(results: Results) -> str:
             f"A lossless decoder fails such a run with probability at most {chance}."
         ),
     }
-    return meanings[results.verdict]
+    return meanings[results.verdict] + (out_of_sight(results) if results.verdict != "fail" else "")
+
+
+def out_of_sight(results: Results) -> str:
+    """That some of the decoder's randomness could not be enumerated, and why; "" where all could."""
+    exact = [each for each in results.checks if each.details.unit == "paths"]
+    unseen = Counter(each.reason for each in exact if each.verdict is Verdict.NOT_APPLICABLE)
+    if not unseen:
+        return ""
+    [(reason, _)] = unseen.most_common(1)
+    return (
+        f" {unseen.total()} of {len(exact)} exact laws were NOT judged ({reason}): there the law rests on bets, "
+        "which see much less."
+    )
 
 
 def printable(text: str) -> str:

@@ -26,6 +26,7 @@ from verify.suite.support import (
 )
 
 SPECS = (
+    TableSpec(vocab_size=3, relation=Relation.CLOSE, seed=311, num_rows=4096),
     TableSpec(vocab_size=16, relation=Relation.CLOSE, seed=301, num_rows=4096, sharpness=1.5),
     TableSpec(vocab_size=64, relation=Relation.UNRELATED, seed=302, num_rows=4096),
     TableSpec(vocab_size=64, relation=Relation.PEAKED, seed=303, num_rows=4096),

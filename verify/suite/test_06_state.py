@@ -105,6 +105,23 @@ def test_calls_are_independent(judge: Judge) -> None:
 
 
 @check(chapter=6, property="shared prefixes", evidence=Evidence.GREEDY)
+def test_next_turns(judge: Judge) -> None:
+    """Requests that go on behind an answer that a stop token ended: what was drafted in its place, or behind it, is no text."""
+    subject = table_subject(judge, SPEC)
+    subject.require("greedy", "stop_tokens")
+    asked = []
+    for prompt in prompts(judge, 4, vocab_size=SPEC.vocab_size, lengths=(9,)):
+        text = subject.reference.greedy(greedy(prompt, max_new_tokens=12))
+        for stop in dict.fromkeys(text[1:]):
+            turn = (*prompt, *text[: text.index(stop) + 1])
+            other = (stop + 1) % SPEC.vocab_size
+            asked.append(greedy(prompt, max_new_tokens=12, stop_token_ids=(stop,)))
+            asked.append(greedy((*turn, other, other), max_new_tokens=8))
+    answers, coverage = answered(subject, asked)
+    judge.conclude(judge_identity(subject, answers, floor=0.0, coverage=coverage))
+
+
+@check(chapter=6, property="shared prefixes", evidence=Evidence.GREEDY)
 def test_shared_prefixes(judge: Judge) -> None:
     """Requests that begin as earlier ones did, to the same, a shorter and a longer point: what is reused must be their own."""
     subject = table_subject(judge, SPEC)

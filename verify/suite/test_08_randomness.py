@@ -1,5 +1,7 @@
 """Chapter 8: a seed fixes the output, and nothing else does; different streams are independent."""
 
+import pytest
+
 from verify.checks.randomness import (
     judge_distinct,
     judge_distinct_decoders,
@@ -51,12 +53,13 @@ def test_unseeded_calls_differ(judge: Judge) -> None:
 
 
 @check(chapter=8, property="streams differ", evidence=Evidence.BETTING)
-def test_seeds_differ(judge: Judge) -> None:
-    """Two seeds are two streams."""
+@pytest.mark.parametrize("other", [1, 2**16, 2**30])
+def test_seeds_differ(judge: Judge, other: int) -> None:
+    """Two seeds are two streams, also where they differ in a high bit only."""
     subject = table_subject(judge, SPEC)
     subject.require("sampled", "seeds")
     (prompt,) = prompts(judge, 1, vocab_size=SPEC.vocab_size)
-    one, two = (request(prompt, max_new_tokens=24, seed=seed) for seed in (0, 1))
+    one, two = (request(prompt, max_new_tokens=24, seed=seed) for seed in (0, other))
     judge.conclude(judge_distinct(subject, one, two, alpha=judge.alpha))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from verify.checks.engine import engine_noise, judge_answered, judge_same_outputs, judge_speculates
+from verify.checks.engine import engine_noise, judge_answered, judge_control, judge_same_outputs, judge_speculates
 from verify.checks.engine_streaming import judge_engine_streams
 from verify.checks.log_audit import Audit
 from verify.checks.log_contract import judge_contract, judge_records
@@ -138,6 +138,12 @@ def test_stopping(judge: Judge) -> None:
     judge.conclude(judge_sampled(audited(judge, "stopping"), alpha=judge.alpha))
 
 
+@check(chapter=18, property="greedy identity of short outputs", evidence=Evidence.GREEDY)
+def test_stopping_greedy(judge: Judge) -> None:
+    """The token at the limit, and what stands before a stop, are the target's too."""
+    judge.conclude(judge_greedy(audited(judge, "stopping")))
+
+
 @check(chapter=18, property="seeds reproduce", evidence=Evidence.CONTRACT)
 def test_seeds(judge: Judge) -> None:
     """The same request with the same seed has one output."""
@@ -247,6 +253,14 @@ def test_speculation(judge: Judge) -> None:
     campaign = campaign_of(judge)
     names = [name for name in all_groups(campaign) if not campaign.groups[name].plain]
     judge.conclude(judge_speculates([campaign.ask(name) for name in names]))
+
+
+@check(chapter=18, property="the control does not speculate", evidence=Evidence.CONTRACT)
+def test_control(judge: Judge) -> None:
+    """Where no speculation was asked for there are no drafts: else what is called the control is the engine under test."""
+    campaign = campaign_of(judge)
+    plain = [name for name in campaign.groups if campaign.groups[name].plain]
+    judge.conclude(judge_control([campaign.ask(name) for name in plain]))
 
 
 @check(chapter=18, property="the engine's streams", evidence=Evidence.CONTRACT)

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from verify.checks.engine import OTHER_MODEL_NATS, engine_noise, judge_answered, judge_same_outputs, judge_speculates
+from verify.checks.engine import (
+    OTHER_MODEL_NATS,
+    engine_noise,
+    judge_answered,
+    judge_control,
+    judge_same_outputs,
+    judge_speculates,
+)
 from verify.checks.log_audit import Audit
 from verify.checks.log_contract import judge_contract, judge_records
 from verify.checks.log_law import judge_fresh, judge_greedy, judge_logged_logprobs, judge_reproduced, judge_sampled
@@ -14,7 +21,7 @@ from verify.checks.two_sample import judge_same_greedy, judge_two_samples
 from verify.engines.campaign import MAX_FAILURES_IN_A_ROW, Answers, Campaign, plan_twins
 from verify.engines.protocol import Failure
 from verify.judge import NotApplicable
-from verify.protocol import Generation
+from verify.protocol import AcceptanceRecord, Generation
 from verify.results import Verdict
 
 MakeCampaign = Callable[..., Campaign]
@@ -96,6 +103,33 @@ def test_an_engine_that_decodes_plainly_does_not_pass_for_a_speculative_one(make
     campaign = make_campaign("never speculates")
     for name in ("greedy, 1 at once", "sampled, 1 at once"):
         assert judge_speculates([campaign.ask(name)]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_the_control_must_not_speculate(make_campaign: MakeCampaign) -> None:
+    campaign = make_campaign("always speculates")
+    finding = judge_control([campaign.ask(name) for name in ("plain greedy", "plain sampled")])
+    assert finding.verdict is Verdict.FAIL
+    assert "without speculation report drafts" in finding.reason
+    assert judge_control([campaign_with_records("never speculates", make_campaign)]).verdict is Verdict.PASS
+    with pytest.raises(NotApplicable, match="tells how many drafts"):
+        judge_control([make_campaign("").ask("plain greedy")])
+
+
+def campaign_with_records(bug: str, make_campaign: MakeCampaign) -> Answers:
+    """Plain answers that tell of no draft."""
+    answers = make_campaign(bug).ask("plain greedy")
+    nothing = AcceptanceRecord(
+        num_spec_steps=4, num_draft_tokens=0, num_accepted_draft_tokens=0, acceptance_histogram=()
+    )
+    told = {index: replace(each, record=nothing) for index, each in answers.generations.items()}
+    return replace(answers, generations=told)
+
+
+def test_a_wrong_token_at_the_limit_is_seen(make_campaign: MakeCampaign, audit: MakeAudit, correct: Campaign) -> None:
+    assert judge_greedy(audit(correct, "stopping")).verdict is Verdict.PASS
+    campaign = make_campaign("wrong at the limit")
+    assert judge_greedy(audit(campaign, "stopping")).verdict is Verdict.FAIL
+    assert judge_greedy(audit(campaign, "greedy, 1 at once")).verdict is Verdict.PASS
 
 
 def test_lost_requests_are_an_error_and_the_others_are_judged(make_campaign: MakeCampaign, audit: MakeAudit) -> None:

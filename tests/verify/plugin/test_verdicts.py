@@ -39,6 +39,33 @@ def test_a_check_that_is_not_required_can_only_fail_the_run(
     assert fake.run().exit_code == code
 
 
+def test_laws_that_were_not_judged_are_told_beside_the_verdict(fake: Any, check_source: Source) -> None:
+    """A decoder most of whose randomness is out of sight passes, and no reader takes that for an exact law."""
+    unseen = {"unit": "paths", "reason": "the decoder draws with float()"}
+    fake.checks(
+        check_source("test_a", "pass", unit="paths"),
+        check_source("test_b", "not_applicable", **unseen),
+        check_source("test_c", "not_applicable", **unseen),
+        check_source("test_d", "not_applicable", reason="not claimed: grammar"),
+    )
+    outcome = fake.run()
+    told = "2 of 3 exact laws were NOT judged (the decoder draws with float())"
+    assert told in outcome.text
+    assert told in (outcome.folder / "report.html").read_text(encoding="utf-8")
+    assert told in (outcome.folder / "summary.md").read_text(encoding="utf-8")
+    fake.checks(check_source("test_a", "pass", unit="paths"))
+    assert "NOT judged" not in fake.run().text
+
+
+def test_a_warning_is_no_verdict(fake: Any, check_source: Source) -> None:
+    """Whatever pytest makes of warnings where the suite was started."""
+    fake.checks(
+        "\nimport warnings\n"
+        + check_source("test_a", "pass").replace("    judge.", "    warnings.warn('old')\n    judge.")
+    )
+    assert fake.run().exit_code == 0
+
+
 ENDINGS = """
 def mark(**more):
     return check(**(dict(chapter=3, property="p", evidence=Evidence.BETTING) | more))

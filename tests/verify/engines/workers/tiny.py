@@ -84,7 +84,7 @@ class Tiny:
         seed = request["seed"]
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None and bug != "fresh seeds" else generator.seed()
-        speculative = speculative and bug != "never speculates"
+        speculative = (speculative or self.bug == "always speculates") and bug != "never speculates"
         if bug == "constant seed":
             generator.manual_seed(1)
 
@@ -119,6 +119,8 @@ class Tiny:
             steps, drafted, accepted = steps + 1, drafted + len(drafts), accepted + kept
             if output[-1] in request["stop_token_ids"]:
                 break
+        if bug == "wrong at the limit" and request["max_new_tokens"] < 12:
+            output[-1] = (output[-1] + 1) % 64
         answer: dict[str, Any] = {"token_ids": output}
         answer["finish_reason"] = "stop" if output[-1] in request["stop_token_ids"] else "length"
         if speculative:
