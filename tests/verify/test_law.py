@@ -13,6 +13,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
+from verify.models.coupling import drawn_again
 from verify.models.law import alternative_laws, next_token_laws, processed_logits
 from verify.protocol import Request, SamplingParams
 
@@ -91,3 +92,31 @@ def one_with_prompt(output: tuple[int, ...]) -> Request:
     """The same settings where the output so far belongs to the prompt (the repetition penalty sees both)."""
     sampling = SamplingParams(temperature=0.5, repetition_penalty=1.5)
     return Request(prompt_token_ids=(*PROMPT, *output), max_new_tokens=8, sampling=sampling)
+
+
+def test_tokens_drawn_with_the_same_numbers_have_these_laws() -> None:
+    """By simulation; the law of the noise is exact for the token that comes again."""
+    generator = torch.Generator().manual_seed(2)
+    laws = torch.rand(2, 4, generator=generator, dtype=torch.float64).pow(2)
+    laws /= laws.sum(1, keepdim=True)
+    uniforms = torch.rand(200_000, 1, generator=generator, dtype=torch.float64)
+    noise = torch.empty(200_000, 4, dtype=torch.float64).exponential_(generator=generator)
+    by_uniform = [(law.cumsum(0) <= uniforms).sum(1) for law in laws]
+    by_noise = [(law / noise).argmax(1) for law in laws]
+    for first in range(4):
+        found = drawn_again(laws, [first, 0])
+        for name, (one, two) in {"uniform_again": by_uniform, "noise_again": by_noise}.items():
+            assert torch.equal(found[name][0], laws[0])
+            assert torch.allclose(found[name].sum(1), torch.ones(2, dtype=torch.float64))
+            shares = two[one == first].bincount(minlength=4) / (one == first).sum()
+            differences = (shares - found[name][1]).abs()
+            assert differences[first] < 0.01
+            assert name == "noise_again" or differences.max() < 0.01
+
+
+def test_tokens_that_cannot_be_drawn_tell_nothing_about_the_next() -> None:
+    laws = torch.tensor([[0.0, 1.0], [0.25, 0.75], [1.0, 0.0]], dtype=torch.float64)
+    for law in drawn_again(laws, [0, 0, 0]).values():
+        assert torch.equal(law[1], laws[1])
+        assert torch.equal(law[2], laws[2])
+    assert torch.equal(drawn_again(laws[:1], [])["noise_again"], laws[:1])

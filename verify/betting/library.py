@@ -16,6 +16,8 @@ ALTERNATIVES = {
     "stale_history": "penalties saw a history without the newest token",
     "previous_row": "the target row one position earlier",
     "other_request": "the row of another request of the batch",
+    "uniform_again": "drawn with the uniform that drew the token before, by inversion",
+    "noise_again": "drawn with the exponential or Gumbel noise that drew the token before",
     "draft_unprocessed": "the draft model's softmax at temperature 1, no processor",
     "draft_previous_row": "the draft model's row one position earlier",
 }
@@ -61,7 +63,20 @@ def _everywhere() -> list[Hypothesis]:
             shares=EVERYWHERE_SHARES if name in ("unprocessed", "previous_row") else SHARES,
         )
         for name, (family, explanation) in explanations.items()
-    ] + [_stale_history("stale_history")]
+    ] + [_stale_history("stale_history"), _drawn_again("one uniform"), _drawn_again("one noise")]
+
+
+def _drawn_again(variant: str) -> Hypothesis:
+    needed = variant.removeprefix("one ") + "_again"
+    return Hypothesis(
+        name="numbers_used_again",
+        family="RNG",
+        explanation="A token is drawn with the random numbers that drew the one before it; every draw needs its own.",
+        variant=variant,
+        formula=laws.alternative(needed),
+        place="any",
+        needs=(needed,),
+    )
 
 
 def _stale_history(alternative: str) -> Hypothesis:

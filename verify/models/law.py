@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from verify.grammar import possible_tokens
+from verify.models.coupling import drawn_again
 from verify.protocol import Request, SamplingParams
 
 
@@ -106,7 +107,7 @@ def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) ->
 
     `unprocessed`: the model's own softmax; `no_temperature`: temperature taken as 1; `no_truncation`: top-k, top-p and
     min-p skipped; `no_history`: penalties forgotten; `stale_history`: penalties one token behind; `previous_row` and
-    `next_row`: the row one position earlier or later.
+    `next_row`: the row one position earlier or later; `uniform_again` and `noise_again`: see `drawn_again`.
     """
     sampling = request.sampling
     laws = _unprocessed(logits, request, output)
@@ -124,7 +125,7 @@ def alternative_laws(logits: Tensor, request: Request, output: Sequence[int]) ->
         laws["stale_history"] = torch.cat([next_token_laws(logits[:1], request, output), behind])
     laws["previous_row"] = _previous_row(logits, request, output)
     laws["next_row"] = next_token_laws(torch.cat([logits[1:], logits[-1:]]), request, output)
-    return laws
+    return laws if sampling.greedy else laws | drawn_again(next_token_laws(logits, request, output), output)
 
 
 def history_alternatives(

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from verify.betting.diagnosis import diagnose
 from verify.betting.evidence import Floats, TokenEvidence
 from verify.betting.library import library
+from verify.betting.wealth import Wealth
+from verify.models.coupling import drawn_again
 
 GRID = (np.arange(40_000) + 0.5) / 40_000
 
@@ -91,3 +94,24 @@ def test_the_law_is_that_of_the_mistake(name: str) -> None:
     distance = 0.5 * np.abs(law - made).sum(1)
     assert distance.max() < (1e-4 if name.startswith("coin") else 1e-12)
     assert (0.5 * np.abs(target - made).sum(1)).max() > 10 * distance.max()  # the target itself is further away
+
+
+@pytest.mark.parametrize(("variant", "again"), [("one uniform", True), ("one noise", True), ("one uniform", False)])
+def test_numbers_that_drew_the_token_before_are_seen_and_named(variant: str, again: bool) -> None:
+    """Every second token is drawn with the numbers of the one before, as in rounds of two; or with numbers of its own."""
+    random = np.random.default_rng(6)
+    laws = random.dirichlet(np.ones(4), 4_000)
+    uniforms, noise = random.random(4_000), random.exponential(size=(4_000, 4))
+    if again:
+        uniforms[1::2], noise[1::2] = uniforms[::2], noise[::2]
+    if variant == "one uniform":
+        tokens = np.array([inverted(law, coin) for law, coin in zip(laws, uniforms, strict=True)])
+    else:
+        tokens = (laws / noise).argmax(1)
+    coupled = drawn_again(torch.tensor(laws), [int(each) for each in tokens])
+    wealth = Wealth(alpha=1e-6)
+    alternatives = {name: law.numpy() for name, law in coupled.items()}
+    wealth.update(TokenEvidence(target_probs=laws, token_ids=tokens, alternatives=alternatives))
+    assert wealth.rejected is again
+    if again:
+        assert diagnose(wealth).name == "numbers_used_again"
