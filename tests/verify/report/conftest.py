@@ -75,7 +75,8 @@ def make_check() -> MakeCheck:
         evidence: Evidence = Evidence.EXACT,
         **finding: Any,
     ) -> CheckResult:
-        given: dict[str, Any] = {"reason": f"said {verdict}", "observations": 195, "unit": "paths"} | finding
+        unit = "tokens" if verdict is Verdict.NOT_APPLICABLE else "paths"
+        given: dict[str, Any] = {"reason": f"said {verdict}", "observations": 195, "unit": unit} | finding
         return check_result(
             id=f"verify/suite/test_{chapter:02d}.py::{name}",
             check=Check(chapter=chapter, property=f"property of {name}", evidence=evidence, required=required),
