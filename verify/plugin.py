@@ -217,7 +217,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         exit_code=run.exit_code,
         folder=run.recorder.folder,
         problems=run.report_problems,
-        width=get_terminal_size().columns,
+        width=get_terminal_size((120, 24)).columns,  # of a file or a pipe: wide enough for the table
         color=terminalreporter.hasmarkup,
     )
     terminalreporter.write(text)

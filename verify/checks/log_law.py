@@ -1,5 +1,6 @@
 """A log against its target: greedy identity, the sampled law, log-probabilities, and lines that depend on each other."""
 
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -48,13 +49,15 @@ def judge_sampled(audit: Audit, *, alpha: float) -> Finding:
     kept = audit.independent(lines, alpha=alpha / 2)
     tolerance = audit.tolerance(kept)
     undecided = Counter[str]()
+    ends = [0]  # of the judged tokens of each line
 
     def select(each: Observed, evidence: TokenEvidence) -> TokenEvidence | None:
-        if not truncates(each.request):
-            return evidence
-        chosen = decided(evidence.alternatives["no_truncation"], each.request.sampling, slack=tolerance)
+        chosen: Sequence[int] = range(evidence.num_tokens)
+        if truncates(each.request):
+            chosen = decided(evidence.alternatives["no_truncation"], each.request.sampling, slack=tolerance)
         undecided["positions"] += evidence.num_tokens - len(chosen)
-        return rows(evidence, chosen)
+        ends.append(ends[-1] + len(chosen))
+        return evidence if len(chosen) == evidence.num_tokens else rows(evidence, chosen)
 
     def in_turn() -> Iterator[Sequence[Observed]]:
         for start in range(0, len(kept), CALLS_BETWEEN_LOOKS):
@@ -71,6 +74,8 @@ def judge_sampled(audit: Audit, *, alpha: float) -> Finding:
     }
     left_out = f"; {len(lines) - len(kept)} of {len(lines)} lines share a seed or repeat one and were left out"
     reason = finding.reason + (left_out if len(kept) < len(lines) else "")
+    if "impossible_at" in details:
+        reason = f"line {kept[bisect(ends, details['impossible_at']) - 1].number}: {reason}"
     finding = replace(finding, false_alarm=alpha, details=details, reason=reason)
     if finding.verdict is Verdict.PASS and (finding.smallest_visible or 1.0) > PROMISED_TV:
         reason = f"too few independent tokens to see an error of TV {PROMISED_TV}: {reason}"

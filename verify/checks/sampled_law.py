@@ -153,6 +153,7 @@ def _conclude(
         if wealth.support_violation is not None:
             violation = wealth.support_violation
             reason = f"token {violation.token_id} was emitted although the target gives it probability 0"
+            details["impossible_at"] = violation.index  # among the tokens that were judged
         else:
             account = wealth.blind if blind else wealth.informed
             reason = (

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -70,7 +71,11 @@ def test_an_ignored_top_k_is_seen(audit: MakeAudit, lines: Lines) -> None:
             each["sampling"]["top_k"] = 5
     finding = judge_sampled(audit(lines), alpha=ALPHA)
     assert finding.verdict is Verdict.FAIL
-    assert "probability 0" in finding.reason
+    told = re.match(r"line (\d+): token (\d+) was emitted although the target gives it probability 0", finding.reason)
+    assert told is not None
+    number, token_id = map(int, told.groups())
+    assert lines[number - 1]["sampling"]["top_k"] == 5
+    assert token_id in lines[number - 1]["token_ids"]
 
 
 def test_one_altered_greedy_token_is_seen(audit: MakeAudit, lines: Lines) -> None:
