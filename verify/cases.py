@@ -79,7 +79,7 @@ EXACT_MORE_ROUNDS = (
     case("prompt of one token", prompts=((2,),), seed=7),
     case("four new tokens", vocab_size=2, max_new_tokens=4, seed=8),
     # For decoders whose first token comes from prefill: blocks of two drafts, recovered tokens with a choice, three rounds.
-    case("four new tokens of three", max_new_tokens=4, seed=86),
+    case("four new tokens, zeros", relation=Relation.UNRELATED, max_new_tokens=4, zeros=0.34, seed=81),
     case("five new tokens", vocab_size=2, num_draft_tokens=1, max_new_tokens=5, seed=65),
 )
 
