@@ -93,7 +93,8 @@ class AcceptanceRecord:
     """What a decoder says it accepted; names as in vLLM's per-request metrics.
 
     `acceptance_histogram[k]` is the number of rounds (target forwards that verified a block) in which exactly k draft
-    tokens were accepted *and emitted*. `drafted_per_step` and `accepted_per_step`, one entry a round, are optional.
+    tokens were accepted *and emitted*. `drafted_per_step` and `accepted_per_step`, one entry a round, are optional. Each round
+    emits its accepted tokens and one more, unless a limit or a stop token cuts it; a first token from prefill may be left out.
     """
 
     num_spec_steps: int
