@@ -14,8 +14,7 @@ LONGEST_LAG = 2  # calls
 
 def of_rows(codes: Ints, random: np.random.Generator) -> Pair:
     """Rows of one call at a distance that is a power of two, another one in every call: they come from lanes, warps and tiles."""
-    distances = 2 ** np.arange(max(1, int(np.log2(max(2, len(codes))))))
-    distance = int(random.choice(distances[2 * distances <= max(2, len(codes))]))
+    distance = 2 ** int(random.integers(max(1, len(codes).bit_length() - 1)))  # two of them fit
     start = distance if len(codes) >= 3 * distance and random.random() < 0.5 else 0
     usable = (len(codes) - start) // (2 * distance) * 2 * distance
     folded = codes[start : start + usable].reshape(-1, 2, distance)

@@ -21,7 +21,7 @@ Masses: TypeAlias = tuple[Floats, Floats]
 Rule: TypeAlias = Callable[[Floats, Floats, Floats], Masses]
 """From the target's law, the draft's and the target's at the next position."""
 
-# A rule that mixes positions is summed over every drafted block, and what stands of it: for small cases only.
+# A rule that mixes positions is summed over every drafted block: for small cases only.
 MOST_DRAFTED_BLOCKS = 1024
 
 
