@@ -7,14 +7,13 @@ from dataclasses import replace
 
 import torch
 
-from verify.checks.log_audit import Audit, request_key
+from verify.checks.log_audit import Audit, drafted_and_accepted, request_key
 from verify.checks.log_contract import drafts_of, speculation_shown
 from verify.checks.logprobs import true_logprobs
 from verify.checks.seeded_pairs import SeededPair, judge_seeded_pairs
 from verify.engines.campaign import Answers
 from verify.greedy.noise import NoiseFloor
 from verify.judge import NotApplicable
-from verify.protocol import Generation
 from verify.results import Evidence, Finding, Verdict
 from verify.subject import describe
 
@@ -61,7 +60,7 @@ def judge_speculates(answers: Sequence[Answers]) -> Finding:
     for each in answers:
         for index, generation in each.generations.items():
             kind = "greedy" if each.group.requests[index].sampling.greedy else "sampled"
-            signs.setdefault(kind, []).append(drafts_of(drafted_and_accepted(generation), generation.roles))
+            signs.setdefault(kind, []).append(drafts_of(drafted_and_accepted(generation.record), generation.roles))
     return speculation_shown(signs)
 
 
@@ -71,7 +70,7 @@ def judge_control(answers: Sequence[Answers]) -> Finding:
         (each.group.name, each.group.requests[index], drafts_of(counts, generation.roles))
         for each in answers
         for index, generation in each.generations.items()
-        if (counts := drafted_and_accepted(generation)) is not None or generation.roles is not None
+        if (counts := drafted_and_accepted(generation.record)) is not None or generation.roles is not None
     ]
     if not told:
         raise NotApplicable("no answer without speculation tells how many drafts it took")
@@ -99,12 +98,6 @@ def judge_control(answers: Sequence[Answers]) -> Finding:
         smallest_visible=1.0,
         smallest_visible_unit="draft",
     )
-
-
-def drafted_and_accepted(generation: Generation) -> tuple[int, int] | None:
-    """By the generation's record; None where it has none."""
-    record = generation.record
-    return None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
 
 
 def judge_same_outputs(first: Answers, second: Answers, *, audit: Audit, claim: str, diagnosis: str) -> Finding:

@@ -11,8 +11,9 @@ import torch
 
 from verify.adapters.log import generation_of, request_of
 from verify.greedy.noise import NoiseFloor, measure_noise_floor
+from verify.log.line import Counts
 from verify.log.reader import Log
-from verify.protocol import Request
+from verify.protocol import AcceptanceRecord, Request
 from verify.subject import Observed, Subject
 
 NOISE_TEXTS = 5
@@ -74,8 +75,7 @@ class Audit:
         limit = getattr(subject.models.target.config.get_text_config(), "max_position_embeddings", None)
         for entry in log.entries:
             request, generation = request_of(entry.line), generation_of(entry.line)
-            record = entry.line.record
-            counts = None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
+            counts = drafted_and_accepted(entry.line.record)
             logged = Logged(entry.number, Observed(request, generation, None), counts)
             length = len(request.prompt_token_ids) + len(generation.token_ids)
             asked = _ids(request)
@@ -158,6 +158,11 @@ class Audit:
                     pairs = combinations([each.number for each in same], 2)
                     found += [Copy(first, second, len(token_ids), chance) for first, second in pairs]
         return found
+
+
+def drafted_and_accepted(record: AcceptanceRecord | Counts | None) -> tuple[int, int] | None:
+    """Drafts of an output by the engine's own count; None where it has none."""
+    return None if record is None else (record.num_draft_tokens, record.num_accepted_draft_tokens)
 
 
 def untruncated(request: Request) -> Request:
